@@ -1,0 +1,45 @@
+"""The one base of all domain models, and plain words for its refusals."""
+
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isengard.errors import InvalidSpec
+
+
+class Frozen(BaseModel):
+    """An immutable value; an unknown key is refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=Frozen)
+
+
+def validated(model: type[Model], values: dict[str, Any]) -> Model:
+    """Make a ``model`` from untrusted values.
+
+    Raises:
+        InvalidSpec: names each wrong field, the value it got and what is allowed, one sentence each.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        known = list(model.model_fields)
+        raise InvalidSpec("; ".join(_sentence(dict(detail), known) for detail in error.errors())) from None
+
+
+def _sentence(detail: dict[str, Any], known: list[str]) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        close = get_close_matches(where, known, n=1)
+        return f"unknown setting {where!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+    if detail["type"] == "missing":
+        return f"{where} is missing"
+    said = str(detail["msg"]).removeprefix("Value error, ")
+    said = said.replace("Input should be", "must be", 1)
+    if not where:
+        return said
+    got = repr(detail["input"])
+    return f"{where}: {said}, got {got if len(got) < 80 else got[:77] + '...'}"

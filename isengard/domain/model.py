@@ -1,0 +1,53 @@
+"""Base models as data: one card per model in ``configs/models.yaml``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from isengard.domain.base import Frozen
+
+
+class Family(StrEnum):
+    """A family shares its pipeline class and its training adapter."""
+
+    FLUX = "flux"
+    FLUX2 = "flux2"
+    SDXL = "sdxl"
+
+
+class ModelCard(Frozen):
+    """What must be known of a base model before it is on the machine."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    title: str
+    family: Family
+    repository: str | None = Field(None, description="repository on the Hugging Face hub")
+    path: Path | None = Field(None, description="folder in diffusers' layout; relative to isengard/assets")
+    licence: str
+    licence_url: str
+    gated: bool = False
+    resolutions: tuple[int, ...] = Field(description="pixels per side it was made for, smallest first")
+    num_inference_steps: int = Field(ge=1, description="default for generation")
+    guidance_scale: float = Field(ge=0, description="default for generation")
+    max_sequence_length: int = Field(512, ge=8, le=512, description="tokens of the long text encoder")
+    train_memory_gb: float = Field(gt=0, description="device memory the default training needs")
+    generate_memory_gb: float = Field(gt=0, description="device memory one image needs")
+    trains: bool = Field(True, description="false for a distilled model that only generates")
+    generates_with: str | None = Field(
+        None, description="card to use this model's LoRAs with; itself when empty"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repository is None) == (self.path is None):
+            raise ValueError(f"model {self.name!r} needs either a repository or a path, and not both")
+        return self
+
+
+class LocalModel(Frozen):
+    """A base model that is on this machine, ready to load."""
+
+    card: ModelCard
+    path: Path

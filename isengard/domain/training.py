@@ -1,0 +1,172 @@
+"""What a training is asked to do. All defaults are here; presets in ``configs/training`` only override."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from isengard.domain.base import Frozen
+
+
+class Optimizer(StrEnum):
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw8bit"  # needs CUDA and bitsandbytes
+    PRODIGY = "prodigy"  # finds the learning rate itself; set learning_rate to 1
+
+
+class LrScheduler(StrEnum):
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+
+class TimestepSampling(StrEnum):
+    """How the noise level sigma of a training example is drawn."""
+
+    UNIFORM = "uniform"
+    SIGMOID = "sigmoid"  # logit-normal, mean 0, deviation 1
+    SHIFTED = "shifted"  # logit-normal, moved towards noise for high resolutions
+
+
+class LossWeighting(StrEnum):
+    """Weight of a training example by its sigma; named as in diffusers."""
+
+    NONE = "none"
+    SIGMA_SQRT = "sigma_sqrt"
+    COSMAP = "cosmap"
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"  # autocast; the adapter stays in float32
+
+
+class Quantization(StrEnum):
+    """Of the frozen base model."""
+
+    NONE = "none"
+    INT8 = "int8"
+    FP8 = "fp8"
+
+
+TARGETS = ("attention", "attention_mlp", "all_linear")
+Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
+
+
+class TrainingSpec(Frozen):
+    """One training, wholly described: with the same images it gives the same weights."""
+
+    character: str = Field(description="character id")
+    base_model: str = Field(description="name of a model card")
+    engine: str = Field("native", description="native, or ai-toolkit")
+    preset: str = Field("", description="the preset it was made from, for the record")
+    trigger: str = Field(min_length=1, description="stands for [trigger] in captions and prompts")
+    class_word: str = "person"
+
+    steps: int = Field(1000, ge=1, le=100_000, description="optimizer steps")
+    batch_size: int = Field(1, ge=1, le=64, description="images per forward pass")
+    gradient_accumulation_steps: int = Field(1, ge=1, le=64, description="forward passes per optimizer step")
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    rank: int = Field(16, ge=1, le=256)
+    alpha: float = Field(16, gt=0, le=512, description="the adapter's output is scaled by alpha / rank")
+    targets: str = Field(
+        "attention",
+        description="attention, attention_mlp, all_linear, or a regular expression of module names",
+    )
+
+    optimizer: Optimizer = Optimizer.ADAMW
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    lr_scheduler: LrScheduler = LrScheduler.CONSTANT
+    lr_warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="0 switches the moving average off")
+
+    precision: Precision = Precision.BF16
+    quantization: Quantization = Quantization.NONE
+    gradient_checkpointing: bool = False
+
+    resolutions: tuple[Resolution, ...] = Field(
+        (512,), min_length=1, description="square sides whose area is kept"
+    )
+    max_upscale: float = Field(1.0, ge=1, le=4, description="an image is enlarged at most by this factor")
+    flip: bool = Field(False, description="mirror at random; harms faces, which are not symmetric")
+    caption_dropout: float = Field(
+        0.05, ge=0, le=1, description="share of examples trained with an empty caption"
+    )
+
+    timestep_sampling: TimestepSampling = TimestepSampling.SIGMOID
+    loss_weighting: LossWeighting = LossWeighting.NONE
+    guidance_scale: float = Field(1.0, ge=0, description="given to guidance-embedded models while training")
+
+    save_every: int = Field(250, ge=1, description="optimizer steps between checkpoints")
+    keep_checkpoints: int = Field(
+        0, ge=0, description="newest to keep; 0 keeps all; best and pinned always stay"
+    )
+    validate_every: int = Field(50, ge=0, description="0 switches validation off")
+    sample_every: int = Field(250, ge=0, description="0 switches samples off")
+    sample_prompts: tuple[str, ...] = ("a photo of [trigger] [class]",)
+    sample_seed: int = Field(42, ge=0, lt=2**32)
+    sample_steps: int = Field(20, ge=1, le=200)
+    sample_guidance_scale: float = Field(3.5, ge=0)
+    sample_resolution: Resolution = 512
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_compile(cls, value: str) -> str:
+        if value not in TARGETS:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(
+                    f"targets must be one of {', '.join(TARGETS)} or a regular expression: {error}"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.lr_warmup_steps >= self.steps and self.lr_warmup_steps:
+            raise ValueError(
+                f"lr_warmup_steps ({self.lr_warmup_steps}) must be smaller than steps ({self.steps})"
+            )
+        if len(set(self.resolutions)) != len(self.resolutions):
+            raise ValueError(f"resolutions has the same value twice: {self.resolutions}")
+        return self
+
+
+#: Fields that may change when a stopped or failed run goes on from its last checkpoint.
+RESUMABLE_FIELDS = frozenset(
+    {
+        "steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm",
+        "gradient_checkpointing", "precision", "quantization", "resolutions",
+        "save_every", "keep_checkpoints", "validate_every",
+        "sample_every", "sample_prompts", "sample_seed", "sample_steps", "sample_guidance_scale", "sample_resolution",
+    }
+)  # fmt: skip
+
+
+class TrainingImage(Frozen):
+    """One image as a trainer sees it."""
+
+    path: Path
+    sha256: str = Field(description="of the decoded pixels; caches are keyed by it")
+    width: int
+    height: int
+    caption: str = Field(description="resolved: holds the trigger word itself")
+
+
+class TrainingPreset(Frozen):
+    """Overrides for `TrainingSpec`, and how many steps a character of n images gets."""
+
+    name: str
+    title: str
+    description: str
+    steps_per_image: int = Field(ge=1)
+    min_steps: int = Field(ge=1)
+    max_steps: int = Field(ge=1)
+    settings: dict[str, Any] = Field(default_factory=dict, description="for every model")
+    models: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="more, by name of the model card"
+    )

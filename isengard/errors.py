@@ -1,0 +1,95 @@
+"""What can go wrong, and the four ways a job is asked to stop."""
+
+from typing import ClassVar
+
+
+class IsengardError(Exception):
+    """An expected failure. Its text is shown to the user unchanged and says what to do next."""
+
+    code: ClassVar[str] = "error"
+
+
+class InvalidSpec(IsengardError):
+    """A value is out of range, of the wrong kind, or misspelt."""
+
+    code = "invalid_spec"
+
+
+class NotFound(IsengardError):
+    """No character, image, LoRA, job, model or preset has this name."""
+
+    code = "not_found"
+
+
+class Conflict(IsengardError):
+    """The request does not fit the present state: a name is taken, a job has already ended."""
+
+    code = "conflict"
+
+
+class ImageRefused(IsengardError):
+    """One uploaded file was refused; the others of its batch are not affected."""
+
+    code = "image_refused"
+
+
+class MissingWeights(IsengardError):
+    """The base model is not, or not wholly, on this machine."""
+
+    code = "missing_weights"
+
+
+class LoraRefused(IsengardError):
+    """A LoRA file cannot be used: unreadable, of another model, or without effect."""
+
+    code = "lora_refused"
+
+
+class OutOfMemory(IsengardError):
+    """The device has too little memory for what was asked."""
+
+    code = "out_of_memory"
+
+
+class DiskFull(IsengardError):
+    """There is no room left where a file had to be written."""
+
+    code = "disk_full"
+
+
+class TrainingFailed(IsengardError):
+    """The training cannot go on: the loss is not a number, an image has vanished."""
+
+    code = "training_failed"
+
+
+class VerificationFailed(IsengardError):
+    """The training ended but its LoRA does not work."""
+
+    code = "verification_failed"
+
+
+class WorkerLost(IsengardError):
+    """The worker died again and again without getting further."""
+
+    code = "worker_lost"
+
+
+class JobStopped(Exception):
+    """Base of the stop requests raised by ``report``. An engine saves its state and lets it through."""
+
+
+class JobCancelled(JobStopped):
+    """The user does not want the job any more."""
+
+
+class JobPaused(JobStopped):
+    """The user wants the job to wait until resumed."""
+
+
+class JobYielded(JobStopped):
+    """The device is needed for an interactive job, or the worker is shutting down; the job goes on later."""
+
+
+class LeaseLost(Exception):
+    """Another worker owns the job now. Nothing may be written any more: let it through at once."""

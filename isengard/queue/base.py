@@ -1,0 +1,121 @@
+"""The contract of a job queue. Every implementation passes the one suite in ``tests/contract``."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from isengard.domain.job import Job, JobError, JobEvent, JobKind, JobStatus, Lane, Progress, Signals
+
+
+class JobQueue(Protocol):
+    """Durable jobs, each owned by at most one worker at a time.
+
+    A claim gives a lease (an end time) and a fence (a number that grows at every claim of the job). Delivery is
+    at least once: when a lease ends without a heartbeat, the next `claim` hands the job out again. The former
+    owner's fence is then old, and whatever it says is refused with `LeaseLost`.
+
+    Transitions: queued -> running -> succeeded | failed | cancelled; running -> queued (released, yielded, lost);
+    running -> paused -> queued; queued -> paused | cancelled; failed | cancelled -> queued (requeued).
+    Everything returned by a method is on disk before it returns.
+    """
+
+    def enqueue(
+        self, kind: JobKind, payload: dict[str, Any], *, lane: Lane = Lane.TRAINING, job_id: str | None = None
+    ) -> Job:
+        """Add a job behind all others of its lane.
+
+        Raises:
+            Conflict: there is a job ``job_id`` already.
+        """
+        ...
+
+    def claim(self, worker: str, *, lease_s: float, lanes: Collection[Lane] = tuple(Lane)) -> Job | None:
+        """Own the next job: interactive before training, then by position; None when there is nothing to do.
+
+        A running job whose lease has ended counts as waiting, with ``attempt`` one higher. When its workers were
+        lost `MAX_STALLED` times in a row without a step of progress in between, it is failed instead.
+        A lost job with a pending cancel or pause is cancelled or paused instead of being handed out.
+        """
+        ...
+
+    def heartbeat(self, job: Job, *, lease_s: float, progress: Progress | None = None) -> Signals:
+        """Renew the lease, keep the progress, and learn what the user wants. Save and sample requests come once.
+
+        `Stop.YIELD` is signalled to one running training for each interactive job that has waited for
+        `YIELD_AFTER_S` without a worker taking it.
+
+        Raises:
+            LeaseLost: the job has another owner, or has ended.
+        """
+        ...
+
+    def succeed(self, job: Job, result: dict[str, Any]) -> None:
+        """running -> succeeded. Raises: LeaseLost."""
+        ...
+
+    def fail(self, job: Job, error: JobError) -> None:
+        """running -> failed. Raises: LeaseLost."""
+        ...
+
+    def release(self, job: Job, *, reason: str) -> None:
+        """running -> queued, with its old place, when it yielded or the worker shuts down. Raises: LeaseLost."""
+        ...
+
+    def stopped(self, job: Job) -> None:
+        """running -> cancelled or paused, as was requested, once the owner has saved. Raises: LeaseLost."""
+        ...
+
+    def release_worker(self, worker: str) -> int:
+        """Let go at once of all jobs of a worker that is known to be dead; how many. Counts as lost (`claim`)."""
+        ...
+
+    def cancel(self, job_id: str) -> Job:
+        """Waiting or paused: cancelled now. Running: the owner is asked. Raises: NotFound, Conflict when ended."""
+        ...
+
+    def pause(self, job_id: str) -> Job:
+        """Waiting: paused now. Running: the owner is asked. Raises: NotFound, Conflict when ended or paused."""
+        ...
+
+    def resume(self, job_id: str) -> Job:
+        """paused -> queued; withdraws a pause not yet obeyed. Raises: NotFound, Conflict when not paused."""
+        ...
+
+    def requeue(self, job_id: str, payload: dict[str, Any]) -> Job:
+        """failed | cancelled -> queued with a changed payload. Raises: NotFound, Conflict when not ended so."""
+        ...
+
+    def request(self, job_id: str, *, save: bool = False, sample: bool = False) -> Job:
+        """Ask a running job to save or to sample at its next step. Raises: NotFound, Conflict when not running."""
+        ...
+
+    def move(self, job_id: str, *, before: str | None) -> Job:
+        """Put a waiting job in front of another of its lane; to the end when None. Raises: NotFound, Conflict."""
+        ...
+
+    def remove(self, job_id: str) -> None:
+        """Forget an ended job and its events. Raises: NotFound, Conflict when it has not ended."""
+        ...
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now. Raises: NotFound."""
+        ...
+
+    def jobs(
+        self,
+        *,
+        statuses: Collection[JobStatus] | None = None,
+        kinds: Collection[JobKind] | None = None,
+        limit: int = 100,
+    ) -> Sequence[Job]:
+        """Running first, then waiting in the order they will be claimed, then paused, then ended, newest first."""
+        ...
+
+    def events(self, job_id: str) -> Sequence[JobEvent]:
+        """The job's history, oldest first. Raises: NotFound."""
+        ...
+
+
+#: A job whose workers were lost this often in a row without progress is failed.
+MAX_STALLED = 5
+#: Seconds an interactive job waits for an idle worker before a training is asked to yield.
+YIELD_AFTER_S = 1.0

@@ -55,7 +55,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def sweep(folder: Path) -> int:
     """Remove what killed processes left unfinished directly in ``folder``; how many."""
-    found = [entry for entry in folder.glob(f"*{PARTIAL}*")]
+    found = list(folder.glob(f"*{PARTIAL}*"))
     for entry in found:
         _discard(entry)
     return len(found)

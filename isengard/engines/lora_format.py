@@ -1,0 +1,275 @@
+"""LoRA files: what we write, what we accept, and conversion for other programs.
+
+Two layouts are read. *diffusers*: ``transformer.<module>.lora_A.weight`` and ``.lora_B.weight``. *kohya*, for ComfyUI
+and A1111-style programs: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the output is
+scaled by alpha / rank. `lora_keys` says how modules correspond.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from isengard.domain.model import Family, ModelCard
+from isengard.domain.training import TrainingSpec
+from isengard.engines.lora_keys import Pairs, from_kohya, to_kohya
+from isengard.errors import LoraRefused
+from isengard.files import write_bytes
+
+SPEC_KEY = "isengard.spec"
+DIFFUSERS = "transformer."
+KOHYA = "lora_unet_"
+
+_REFUSED = (
+    (r"\.lokr_", "it is a LoKr file; train a plain LoRA instead"),
+    (r"\.hada_", "it is a LoHa file; train a plain LoRA instead"),
+    (r"dora_scale|lora_magnitude_vector", "it is a DoRA file; train a plain LoRA instead"),
+    (
+        r"^diffusion_model\.",
+        "its keys begin with diffusion_model., which would load without an effect; convert it to kohya keys",
+    ),
+    (r"^(text_encoder|lora_te)", "it also changes a text encoder; export it without that part"),
+    (
+        r"^unet\.|^lora_unet_(input_|middle_|output_|down_|mid_|up_)",
+        "it was made for a Stable Diffusion model; choose a LoRA made for FLUX.1",
+    ),
+)
+_METADATA_BY_FAMILY = {
+    Family.FLUX: {
+        "modelspec.architecture": "flux-1-dev/lora",
+        "ss_base_model_version": "flux1",
+        "ss_network_module": "networks.lora_flux",
+    },
+}
+_IMPLEMENTATION = {False: "diffusers", True: "https://github.com/black-forest-labs/flux"}
+
+
+def save_lora(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    spec: TrainingSpec,
+    card: ModelCard,
+    step: int,
+    image_count: int,
+    created_at: float,
+) -> None:
+    """Write a LoRA in diffusers' layout, whole or not at all. Equal arguments give equal bytes.
+
+    Args:
+        path: The ``.safetensors`` file.
+        weights: ``transformer.<module>.lora_A.weight`` ``(rank, in)`` and ``.lora_B.weight`` ``(out, rank)``.
+            Alpha is folded in: the delta is ``B @ A``.
+        spec: The training; it travels in the file.
+        card: The base model.
+        step: Optimizer steps these weights have seen.
+        image_count: Images of the training set.
+        created_at: Seconds since the epoch.
+
+    Raises:
+        DiskFull.
+    """
+    metadata = _metadata(spec, card, step=step, image_count=image_count, created_at=created_at)
+    write_bytes(path, _packed(weights, metadata))
+
+
+def read_header(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """All tensor names and the metadata, without reading a tensor.
+
+    Raises:
+        LoraRefused: there is no such file, or it is not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.keys()), dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise LoraRefused(
+            f"{path.name} is not a readable safetensors file ({error}); pickle files (.pt, .ckpt, .bin) are never"
+            " opened, because that can run any program"
+        ) from error
+
+
+def read_spec(path: Path) -> TrainingSpec | None:
+    """The training inside one of our files; None in any other. Raises: LoraRefused."""
+    _, metadata = read_header(path)
+    try:
+        return TrainingSpec.model_validate_json(metadata[SPEC_KEY])
+    except (KeyError, ValidationError):
+        return None
+
+
+def module_count(path: Path) -> int:
+    """How many modules of a diffusers model the file adapts. Raises: LoraRefused."""
+    return len(read_pairs(path))
+
+
+def is_kohya(path: Path) -> bool:
+    """Whether a supported file has kohya's layout. Raises: LoraRefused."""
+    keys, _ = read_header(path)
+    return _checked_prefix(path, keys) == KOHYA
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """The weights in diffusers' layout with alpha folded in, from either layout. Raises: LoraRefused."""
+    return {
+        key: tensor
+        for module, (down, up) in read_pairs(path).items()
+        for key, tensor in (
+            (f"{DIFFUSERS}{module}.lora_A.weight", down),
+            (f"{DIFFUSERS}{module}.lora_B.weight", up),
+        )
+    }
+
+
+def read_pairs(path: Path) -> Pairs:
+    """A and B of each diffusers module, with alpha folded in, from either layout.
+
+    Raises:
+        LoraRefused: with the reason, when the file holds anything but LoRA pairs of FLUX.1's transformer.
+    """
+    keys, metadata = read_header(path)
+    prefix = _checked_prefix(path, keys)
+    if "lora_adapter_metadata" in metadata:
+        _check_alpha(path, metadata["lora_adapter_metadata"])
+    with safe_open(path, framework="pt") as file:
+        content = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+    if prefix == DIFFUSERS:
+        return _paired(path, content, down="lora_A", up="lora_B")
+    return from_kohya(_paired(path, content, down="lora_down", up="lora_up"))
+
+
+def convert(source: Path, target: Path, *, kohya: bool) -> None:
+    """Write ``source`` with the keys of kohya and ComfyUI, or with those of diffusers. Metadata are kept.
+
+    Raises:
+        LoraRefused: the source holds something that has no counterpart.
+    """
+    _, metadata = read_header(source)
+    metadata.pop("lora_adapter_metadata", None)
+    metadata["modelspec.implementation"] = _IMPLEMENTATION[kohya]
+    weights = kohya_weights(read_pairs(source)) if kohya else read_lora(source)
+    write_bytes(target, _packed(weights, metadata))
+
+
+def kohya_weights(pairs: Pairs) -> dict[str, Tensor]:
+    """kohya's layout of a LoRA given in diffusers' modules; alpha equals the rank. Raises: LoraRefused."""
+    return {
+        f"{KOHYA}{module}.{name}": tensor
+        for module, (down, up) in to_kohya(pairs).items()
+        for name, tensor in (
+            ("lora_down.weight", down),
+            ("lora_up.weight", up),
+            ("alpha", torch.tensor(float(down.shape[0]), dtype=down.dtype)),
+        )
+    }
+
+
+def _checked_prefix(path: Path, keys: tuple[str, ...]) -> str:
+    """The one prefix of all keys. Raises: LoraRefused."""
+    if not keys:
+        raise LoraRefused(f"{path.name} holds no weights")
+    for key in keys:
+        for pattern, reason in _REFUSED:
+            if re.search(pattern, key):
+                raise LoraRefused(f"{path.name} cannot be used: {reason} (key {key!r})")
+    for prefix in (DIFFUSERS, KOHYA):
+        if all(key.startswith(prefix) for key in keys):
+            return prefix
+    stranger = next((key for key in keys if not key.startswith((DIFFUSERS, KOHYA))), keys[0])
+    raise LoraRefused(
+        f"{path.name} cannot be used: its keys must all begin with {DIFFUSERS!r} or all with {KOHYA!r},"
+        f" and {stranger!r} does not fit the others"
+    )
+
+
+def _check_alpha(path: Path, text: str) -> None:
+    """Refuse scales we do not fold in: peft's settings that diffusers writes beside the weights."""
+    settings = json.loads(text)
+    ranks = {key.removeprefix(DIFFUSERS): value for key, value in settings.items()}
+    if ranks.get("lora_alpha") != ranks.get("r") or ranks.get("alpha_pattern"):
+        raise LoraRefused(
+            f"{path.name} cannot be used: its lora_alpha ({ranks.get('lora_alpha')}) differs from its rank"
+            f" ({ranks.get('r')}) in lora_adapter_metadata; save it with alpha equal to the rank"
+        )
+
+
+def _paired(path: Path, content: Mapping[str, Tensor], *, down: str, up: str) -> Pairs:
+    """Match A with B and fold alpha into B. Raises: LoraRefused."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in content.items():
+        match = re.fullmatch(rf"(.+)\.({down}\.weight|{up}\.weight|alpha)", key)
+        if match is None:
+            raise LoraRefused(f"{path.name} cannot be used: key {key!r} is no part of a LoRA")
+        found.setdefault(match[1], {})[match[2].removesuffix(".weight")] = tensor
+    pairs: Pairs = {}
+    for module, parts in found.items():
+        missing = [name for name in (down, up) if name not in parts]
+        if missing:
+            raise LoraRefused(f"{path.name} is incomplete: {module}.{missing[0]} is missing")
+        if parts[down].ndim != 2 or parts[up].ndim != 2 or parts[down].shape[0] != parts[up].shape[1]:
+            shapes = f"{tuple(parts[down].shape)} and {tuple(parts[up].shape)}"
+            raise LoraRefused(
+                f"{path.name} is broken: {module} has shapes {shapes}, which do not fit together"
+            )
+        rank = parts[down].shape[0]
+        scale = float(parts["alpha"]) / rank if "alpha" in parts else 1.0
+        pairs[module] = (parts[down], parts[up] if scale == 1.0 else parts[up] * scale)
+    return pairs
+
+
+def _metadata(
+    spec: TrainingSpec, card: ModelCard, *, step: int, image_count: int, created_at: float
+) -> dict[str, str]:
+    created = datetime.fromtimestamp(created_at, UTC).isoformat(timespec="seconds")
+    resolution = max(spec.resolutions)
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{card.name}/lora",
+        "modelspec.implementation": _IMPLEMENTATION[False],
+        "modelspec.title": f"{spec.character} ({spec.trigger} {spec.class_word})",
+        "modelspec.date": created,
+        "modelspec.trigger_phrase": spec.trigger,
+        "modelspec.usage_hint": f"put {spec.trigger} {spec.class_word} into the prompt",
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.license": card.licence,
+        "ss_network_dim": str(spec.rank),
+        "ss_network_alpha": str(spec.rank),
+        "ss_sd_model_name": card.name,
+        "ss_output_name": spec.character,
+        "ss_learning_rate": str(spec.learning_rate),
+        "ss_optimizer": str(spec.optimizer),
+        "ss_lr_scheduler": str(spec.lr_scheduler),
+        "ss_batch_size_per_device": str(spec.batch_size),
+        "ss_gradient_accumulation_steps": str(spec.gradient_accumulation_steps),
+        "ss_mixed_precision": str(spec.precision),
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_num_train_images": str(image_count),
+        "ss_steps": str(step),
+        "ss_max_train_steps": str(spec.steps),
+        "ss_seed": str(spec.seed),
+        "ss_tag_frequency": json.dumps({spec.character: {spec.trigger: image_count}}),
+        SPEC_KEY: spec.model_dump_json(),
+    } | _METADATA_BY_FAMILY.get(card.family, {})
+
+
+def _packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata sorted (the library's order changes from run to run) and its hash."""
+    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()})
+    size = int.from_bytes(content[:8], "little")
+    tensors = content[8 + size :]
+    digest = hashlib.sha256(tensors).hexdigest()
+    hashes = {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
+    described = {"__metadata__": dict(sorted({**metadata, **hashes}.items()))} | json.loads(
+        content[8 : 8 + size]
+    )
+    header = json.dumps(described, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + tensors

@@ -1,0 +1,160 @@
+"""Base models on this machine: where they are, and whether they are whole. Never touches the network."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from isengard.domain.base import Frozen
+from isengard.domain.model import LocalModel, ModelCard
+from isengard.errors import MissingWeights
+
+WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+#: A component's configuration, by the end of its class name; a model when none fits.
+CONFIG_FILES = {
+    "Scheduler": "scheduler_config.json",
+    "Tokenizer": "tokenizer_config.json",
+    "TokenizerFast": "tokenizer_config.json",
+    "Processor": "preprocessor_config.json",
+    "FeatureExtractor": "preprocessor_config.json",
+}
+
+
+class Presence(Frozen):
+    """Where a base model was found, and what it lacks there."""
+
+    path: Path | None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return self.path is not None and not self.missing
+
+
+class Weights:
+    """Looks for base models: bundled, in the models folder, in the Hugging Face cache."""
+
+    def __init__(self, *, models_dir: Path, assets_dir: Path, hub_cache: Path | None = None) -> None:
+        self.models_dir = models_dir
+        self.assets_dir = assets_dir
+        self.hub_cache = hub_cache or Path(HF_HUB_CACHE)
+
+    def locate(self, card: ModelCard) -> LocalModel:
+        """Find a whole model.
+
+        Raises:
+            MissingWeights: says what is missing, where it was looked for, and how to get it.
+        """
+        presence = self.status(card)
+        if presence.path is None or presence.missing:
+            raise MissingWeights(self._advice(card, presence))
+        return LocalModel(card=card, path=presence.path)
+
+    def status(self, card: ModelCard) -> Presence:
+        """The first whole copy; else the first incomplete one; else none."""
+        found = [
+            Presence(path=folder, missing=missing_files(folder))
+            for folder in self._candidates(card)
+            if folder.is_dir()
+        ]
+        whole = [presence for presence in found if presence.ready]
+        return (whole or found or [Presence(path=None)])[0]
+
+    def _candidates(self, card: ModelCard) -> list[Path]:
+        if card.path is not None:
+            return [self.assets_dir / card.path]
+        folders = [self.models_dir / card.name]
+        try:
+            cached = huggingface_hub.snapshot_download(
+                str(card.repository), cache_dir=self.hub_cache, local_files_only=True
+            )
+            folders.append(Path(str(cached)))
+        except LocalEntryNotFoundError:
+            pass
+        return folders
+
+    def _advice(self, card: ModelCard, presence: Presence) -> str:
+        title = f"{card.title} ({card.name})"
+        if card.path is not None:
+            lacking = ", ".join(presence.missing[:3]) or "the folder"
+            return f"{title} is not whole: {lacking} is missing in {self.assets_dir / card.path}; install Isengard again"
+        target = self.models_dir / card.name
+        if presence.path is None:
+            said = f"{title} is not on this machine; looked in {target} and in the Hugging Face cache {self.hub_cache}."
+        else:
+            more = f" and {len(presence.missing) - 3} more" if len(presence.missing) > 3 else ""
+            said = f"{title} is incomplete in {presence.path}: {', '.join(presence.missing[:3])}{more}."
+        if card.gated:
+            said += (
+                f" Its authors ask you to accept the {card.licence}: do so at"
+                f" https://huggingface.co/{card.repository}, then run: hf auth login."
+            )
+        return (
+            f"{said} Get it with: hf download {card.repository} --include '*/*' --include model_index.json"
+            f" --local-dir {target} (or copy a folder in diffusers' layout there). Licence: {card.licence_url}"
+        )
+
+
+def missing_files(folder: Path) -> tuple[str, ...]:
+    """What a pipeline in diffusers' layout lacks, as paths in ``folder``; a cut-off file counts as missing."""
+    index = _json(folder / "model_index.json")
+    if index is None:
+        return ("model_index.json",)
+    missing: list[str] = []
+    for component, value in index.items():
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            missing += [f"{component}/{name}" for name in _lacking(folder / component, class_name=value[-1])]
+    return tuple(missing)
+
+
+def _lacking(component: Path, *, class_name: str) -> list[str]:
+    config = next((file for end, file in CONFIG_FILES.items() if class_name.endswith(end)), None)
+    lacking = [] if _json(component / (config or "config.json")) is not None else [config or "config.json"]
+    if config is None:
+        lacking += _lacking_weights(component)
+    elif config == "tokenizer_config.json" and not any(
+        (component / name).is_file() for name in TOKENIZER_FILES
+    ):
+        lacking.append(TOKENIZER_FILES[0])
+    return lacking
+
+
+def _lacking_weights(component: Path) -> list[str]:
+    """Shards named by the index file that are not whole, or the one weight file."""
+    for name in WEIGHT_FILES:
+        index = _json(component / f"{name}.index.json")
+        if index is not None:
+            shards = sorted(set(index.get("weight_map", {}).values()))
+            return [shard for shard in shards if not is_whole(component / shard)]
+    present = next((name for name in WEIGHT_FILES if (component / name).exists()), None)
+    if present is None:
+        return [f"{WEIGHT_FILES[0]} (or {WEIGHT_FILES[1]})"]
+    return [] if is_whole(component / present) else [f"{present} (cut off)"]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file has the length its header promises."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(length)) if length <= size - 8 else {}
+    except (OSError, ValueError, struct.error):
+        return False
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return bool(ends) and size == 8 + length + max(ends)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

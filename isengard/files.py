@@ -26,19 +26,27 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}{PARTIAL}{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _fsync_tree(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _fsync(path.parent)
+        with disk_full_as_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _fsync_tree(temporary)
+            if path.is_dir():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _fsync(path.parent)
+    finally:
+        _discard(temporary)
+
+
+@contextmanager
+def disk_full_as_error(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" while writing ``path`` into `DiskFull`."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(f"no space left on the disk for {path}; free some space and start again") from error
-    finally:
-        _discard(temporary)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,146 @@
+"""Checkpoints of a run: complete folders named by step, and the metrics beside them."""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from isengard.files import disk_full_as_error, replacing, sweep, write_text
+
+log = logging.getLogger(__name__)
+
+STATE = "state.pt"
+ABOUT = "about.json"
+PINNED = "pinned"
+
+
+class Reason(StrEnum):
+    """Why a checkpoint was written; it decides how long it stays."""
+
+    SCHEDULED = "scheduled"
+    REQUESTED = "requested"  # by the user: stays
+    STOPPED = "stopped"  # to go on later: goes when a newer one is complete
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of one run. A folder that is there is complete."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder = run_dir / "checkpoints"
+
+    def path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, ascending. Chosen by name, never by file time."""
+        found = (re.fullmatch(r"step-(\d{8})", entry.name) for entry in self._folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def write(
+        self, step: int, *, state: Mapping[str, Any], about: Mapping[str, Any], extra: Callable[[Path], None]
+    ) -> None:
+        """Write a checkpoint whole or not at all.
+
+        Args:
+            step: Optimizer steps done.
+            state: What `newest` gives back; tensors and plain values.
+            about: Readable facts, among them ``reason``.
+            extra: Writes further files (the LoRA) into the folder it is given.
+
+        Raises:
+            DiskFull: nothing has changed.
+        """
+        with replacing(self.path(step)) as folder:
+            folder.mkdir()
+            torch.save(dict(state), folder / STATE)
+            (folder / ABOUT).write_text(json.dumps(dict(about), indent=2))
+            extra(folder)
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Load the newest checkpoint that is readable; a damaged one is passed over with a warning."""
+        sweep(self._folder)
+        for step in reversed(self.steps()):
+            try:
+                state = torch.load(self.path(step) / STATE, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+                log.warning("checkpoint unreadable", extra={"step": step, "error": str(error)})
+                continue
+            return step, state
+        return None
+
+    def about(self, step: int) -> dict[str, Any]:
+        """Return the readable facts of a checkpoint; empty when they are lost."""
+        try:
+            facts: dict[str, Any] = json.loads((self.path(step) / ABOUT).read_text())
+        except (OSError, ValueError):
+            return {}
+        return facts
+
+    def retain(self, *, keep: int, best: int | None) -> None:
+        """Remove checkpoints that nobody needs: all but the newest ``keep`` (0: all), the best, pinned and requested.
+
+        One that was written only to go on after a stop is removed as soon as there is a newer one.
+        """
+        steps = self.steps()
+        reasons = {step: self.about(step).get("reason") for step in steps}
+        scheduled = [step for step in steps if reasons[step] == Reason.SCHEDULED]
+        old = set(scheduled[:-keep]) if keep else set()
+        old |= {step for step in steps[:-1] if reasons[step] == Reason.STOPPED}
+        for step in old - {best}:
+            if not (self.path(step) / PINNED).exists():
+                shutil.rmtree(self.path(step))
+
+
+class Metrics:
+    """``metrics.jsonl`` of a run: one line per step and one per validation, none twice."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "metrics.jsonl"
+        self._waiting: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def rewind(self, step: int) -> None:
+        """Read what is there and drop what came after ``step``, and a line that a kill cut short."""
+        self._waiting = []
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
+        write_text(self._path, _lines(self.rows))
+
+    def add(self, **row: Any) -> None:
+        """Keep a row in memory until `flush`."""
+        self._waiting.append(row)
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Append the waiting rows. Raises: DiskFull."""
+        with disk_full_as_error(self._path), self._path.open("a") as file:
+            file.write(_lines(self._waiting))
+        self._waiting = []
+
+    def validation_losses(self) -> list[tuple[int, float]]:
+        return [(row["step"], row["validation_loss"]) for row in self.rows if "validation_loss" in row]
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a metrics file, leaving out a line that is not whole."""
+    rows = []
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            log.warning("metrics line cut short", extra={"path": str(path)})
+    return rows

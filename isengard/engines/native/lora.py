@@ -1,0 +1,59 @@
+"""The trainable adapter on the frozen network, through peft."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from isengard.errors import InvalidSpec
+
+
+def add_lora(denoiser: Any, *, pattern: str, rank: int, alpha: float, seed: int) -> list[torch.nn.Parameter]:
+    """Freeze the network, add a LoRA and return its parameters, float32, in a fixed order.
+
+    Raises:
+        InvalidSpec: no linear layer has a name that matches ``pattern`` as a whole.
+    """
+    linear = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
+    chosen = [name for name in linear if re.fullmatch(pattern, name)]
+    if not chosen:
+        some = ", ".join(linear[:: max(1, len(linear) // 4)][:4])
+        raise InvalidSpec(f"targets: no linear layer matches {pattern!r}; there are, among others, {some}")
+    denoiser.requires_grad_(False)  # torch's own signature
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen))
+    parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    return parameters
+
+
+def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
+    """Return the adapter's tensors by peft's names, detached copies on CPU."""
+    weights: dict[str, Tensor] = get_peft_model_state_dict(denoiser)
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+
+def load_adapter_weights(denoiser: Any, weights: dict[str, Tensor]) -> None:
+    """Put back what `adapter_weights` gave."""
+    set_peft_model_state_dict(denoiser, weights)
+
+
+def exported(weights: dict[str, Tensor], *, scale: float, key: Callable[[str], str]) -> dict[str, Tensor]:
+    """Rename to a diffusers-format file and fold ``scale`` (alpha / rank) into B, so that alpha equals rank there.
+
+    Args:
+        weights: From `adapter_weights`.
+        scale: What the adapter's output was multiplied by.
+        key: Turns a module name into its key in the file.
+    """
+    result = {}
+    for name, tensor in weights.items():
+        module, _, kind = name.rpartition(".lora_")
+        result[f"{key(module)}.lora_{kind}"] = tensor * scale if kind.startswith("B") else tensor
+    return result

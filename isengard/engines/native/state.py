@@ -1,0 +1,198 @@
+"""Everything that changes while training: adapter, optimizer, schedule, average, step, place in the data."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from isengard.domain.model import ModelCard
+from isengard.domain.training import RESUMABLE_FIELDS, TrainingSpec
+from isengard.engines.lora_format import save_lora
+from isengard.engines.native import lora
+from isengard.engines.native.adapter import FamilyAdapter, PromptEmbeds, stacked
+from isengard.engines.native.buckets import BatchOrder
+from isengard.engines.native.checkpoint import Checkpoints, Reason
+from isengard.engines.native.dataset import Example
+from isengard.engines.native.flow_matching import draw_sigmas, loss_weights
+from isengard.engines.native.optimizer import build_optimizer, build_scheduler
+from isengard.errors import InvalidSpec, TrainingFailed
+
+
+class TrainingState:
+    """The state that a checkpoint holds, and the arithmetic of one step.
+
+    No random generator lives longer than a step: the generator of step n is made from the seed and n, the order of
+    batches from the seed and the count of batches. So these numbers are the random state and the sampler's position.
+    """
+
+    def __init__(
+        self, spec: TrainingSpec, card: ModelCard, denoiser: Any, *, adapter: FamilyAdapter, image_count: int
+    ) -> None:
+        self._spec = spec
+        self._card = card
+        self._adapter = adapter
+        self._image_count = image_count
+        self.denoiser = denoiser
+        self._parameters = lora.add_lora(
+            denoiser,
+            pattern=adapter.target_pattern(spec.targets),
+            rank=spec.rank,
+            alpha=spec.alpha,
+            seed=spec.seed,
+        )
+        self._device = self._parameters[0].device
+        if spec.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        self._optimizer = build_optimizer(self._parameters, spec)
+        self._scheduler = build_scheduler(self._optimizer, spec)
+        self._ema = EMAModel(self._parameters, decay=spec.ema_decay) if spec.ema_decay else None
+        self._order: BatchOrder | None = None
+        self.step = 0
+        self._batches = 0
+
+    def generator(self) -> torch.Generator:
+        """Return the source of all randomness of the next step, on CPU."""
+        return torch.Generator().manual_seed(self._spec.seed << 32 | self.step)
+
+    def batch(self, examples: Sequence[Example], micro: int) -> list[int]:
+        """Return the examples of forward pass ``micro`` of the next step."""
+        if self._order is None:
+            self._order = BatchOrder(
+                [example.bucket for example in examples],
+                batch_size=self._spec.batch_size,
+                seed=self._spec.seed,
+            )
+        return self._order.batch(self._batches + micro)
+
+    def loss(
+        self, examples: Sequence[Example], *, no_prompt: PromptEmbeds, generator: torch.Generator
+    ) -> Tensor:
+        """Run one forward pass on examples of one bucket and return the weighted mean squared error."""
+        spec, bucket = self._spec, examples[0].bucket
+        tokens = self._adapter.tokens(width=bucket.width, height=bucket.height)
+        sigma = draw_sigmas(
+            len(examples), sampling=spec.timestep_sampling, tokens=tokens, generator=generator
+        ).to(self._device)
+        dropped = torch.rand(len(examples), generator=generator) < spec.caption_dropout
+        mirrored = torch.rand(len(examples), generator=generator) < 0.5
+        noise = torch.randn(len(examples), *examples[0].latents.shape, generator=generator).to(self._device)
+        clean = torch.stack(
+            [
+                example.mirrored if mirror and example.mirrored is not None else example.latents
+                for example, mirror in zip(examples, mirrored.tolist(), strict=True)
+            ]
+        ).to(self._device)
+        prompts = [
+            no_prompt if drop else example.prompt
+            for example, drop in zip(examples, dropped.tolist(), strict=True)
+        ]
+        predicted = self._adapter.predict(
+            self.denoiser,
+            self._adapter.add_noise(clean, noise, sigma),
+            sigma=sigma,
+            prompts=stacked(prompts, self._device),
+            size=(bucket.width, bucket.height),
+            guidance_scale=spec.guidance_scale,
+        )
+        error = (predicted.float() - self._adapter.target(clean, noise)).square().flatten(1).mean(1)
+        return (loss_weights(sigma, weighting=spec.loss_weighting) * error).mean()
+
+    def update(self, *, loss: float) -> dict[str, Any]:
+        """Apply the gradients; return the step's row of metrics.
+
+        Raises:
+            TrainingFailed: the loss or a gradient is not finite; the weights are as before.
+        """
+        limit = self._spec.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True).item()
+        rate = self._scheduler.get_last_lr()[0]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingFailed(
+                f"the loss is no longer a number at step {self.step + 1} (loss {loss}, gradient norm {norm}, learning "
+                f"rate {rate:g}). The last checkpoint is good: resume from it with a lower learning_rate"
+            )
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.step(self._parameters)
+        self.step += 1
+        self._batches += self._spec.gradient_accumulation_steps
+        return {"step": self.step, "loss": loss, "lr": rate, "grad_norm": norm}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the moving average into the network for a while, if there is one."""
+        if self._ema is None:
+            yield
+            return
+        self._ema.store(self._parameters)
+        self._ema.copy_to(self._parameters)
+        try:
+            yield
+        finally:
+            self._ema.restore(self._parameters)
+
+    def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
+        """Write a checkpoint of the last whole step. Raises: DiskFull."""
+        state = {
+            "adapter": lora.adapter_weights(self.denoiser),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "ema": self._ema.state_dict() if self._ema is not None else None,
+            "random": {"seed": self._spec.seed, "step": self.step},
+            "batches": self._batches,
+        }
+        about = {"step": self.step, "reason": reason, "spec": self._spec.model_dump(mode="json")}
+        checkpoints.write(self.step, state=state, about=about, extra=self._write_lora)
+
+    def _write_lora(self, folder: Path) -> None:
+        with self.averaged():
+            weights = lora.adapter_weights(self.denoiser)
+        save_lora(
+            folder / "lora.safetensors",
+            lora.exported(weights, scale=self._spec.alpha / self._spec.rank, key=self._adapter.lora_key),
+            spec=self._spec,
+            card=self._card,
+            step=self.step,
+            image_count=self._image_count,
+            created_at=time.time(),
+        )
+
+    def restore(self, checkpoints: Checkpoints) -> int:
+        """Go on from the newest checkpoint, if there is one; return its step, else 0.
+
+        Raises:
+            InvalidSpec: a field differs from the checkpoint's that cannot change on the way.
+        """
+        found = checkpoints.newest()
+        if found is None:
+            return 0
+        self.step, state = found
+        self._check_unchanged(checkpoints.about(self.step).get("spec", {}))
+        lora.load_adapter_weights(self.denoiser, state["adapter"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self._scheduler.base_lrs = [self._spec.learning_rate] * len(self._scheduler.base_lrs)
+        for group, rate in zip(self._optimizer.param_groups, self._scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+        if self._ema is not None:
+            self._ema.load_state_dict(state["ema"])
+        self._batches = state["batches"]
+        return self.step
+
+    def _check_unchanged(self, before: dict[str, Any]) -> None:
+        now = json.loads(self._spec.model_dump_json())
+        for name in sorted(set(before) - RESUMABLE_FIELDS):
+            if name in now and before[name] != now[name]:
+                raise InvalidSpec(
+                    f"{name} cannot change on the way: the checkpoint at step {self.step} has {before[name]!r}, "
+                    f"this job {now[name]!r}; start a new training for that"
+                )

@@ -22,6 +22,8 @@ from typing import Any
 
 #: These put a handler of their own on their logger when they are imported, and cut it off from ours.
 LIBRARIES = ("diffusers", "transformers", "huggingface_hub")
+#: Warnings are for developers, and the command line says itself what went wrong.
+NOT_FOR_A_PERSON = ("py.warnings", "isengard.cli")
 HIDDEN = "***"
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -55,6 +57,8 @@ def configure(
     """
     terminal = _Terminal(terminal_level)
     terminal.setFormatter(_JsonLine() if terminal_json else _ShortLine())
+    if not terminal_json:
+        terminal.addFilter(lambda record: record.name not in NOT_FOR_A_PERSON)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
         file = _SharedFile(path, maxBytes=20_000_000, backupCount=5, delay=True)

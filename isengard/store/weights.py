@@ -16,6 +16,11 @@ from isengard.errors import MissingWeights
 
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+#: What a pipeline needs, of repositories that hold the same weights in several formats.
+DOWNLOAD_FILTER = (
+    "--include model_index.json --include '*/*.json' --include '*/*.txt' --include '*/*.model'"
+    " --include '*/*.safetensors' --exclude '*.fp16.safetensors'"
+)
 #: A component's configuration, by the end of its class name; a model when none fits.
 CONFIG_FILES = {
     "Scheduler": "scheduler_config.json",
@@ -92,12 +97,12 @@ class Weights:
             said = f"{title} is incomplete in {presence.path}: {', '.join(presence.missing[:3])}{more}."
         if card.gated:
             said += (
-                f" Its authors ask you to accept the {card.licence}: do so at"
+                f" Its authors ask you to accept its licence ({card.licence}): do so at"
                 f" https://huggingface.co/{card.repository}, then run: hf auth login."
             )
         return (
-            f"{said} Get it with: hf download {card.repository} --include '*/*' --include model_index.json"
-            f" --local-dir {target} (or copy a folder in diffusers' layout there). Licence: {card.licence_url}"
+            f"{said} Get it with: hf download {card.repository} {DOWNLOAD_FILTER} --local-dir {target}"
+            f" (or copy a folder in diffusers' layout there). Licence: {card.licence_url}"
         )
 
 

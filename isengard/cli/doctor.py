@@ -1,0 +1,221 @@
+"""``python -m isengard doctor``: is everything here that a training needs?"""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
+from rich.table import Table
+from rich.text import Text
+
+from isengard import files
+from isengard.cli.common import application, err, out, print_json
+from isengard.domain.base import Frozen
+from isengard.domain.job import JobStatus
+from isengard.errors import IsengardError, MissingWeights
+from isengard.settings import ROOT, Settings, WorkerMode
+from isengard.supervisor import is_held, lock_path
+from isengard.wiring import Application
+
+GB = 10**9
+#: A run with all its checkpoints and its cache needs a few; a base model needs more.
+FREE_BYTES_ADVISED = 5 * GB
+FREE_BYTES_NEEDED = GB // 5
+PROBE_TIMEOUT_S = 120
+
+
+class Verdict(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"  # works, but the user should know
+    BROKEN = "broken"  # the doctor ends with exit code 1
+
+
+Subject = TypeVar("Subject")
+COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BROKEN: "red"}
+
+
+class Finding(Frozen):
+    """One line of the report."""
+
+    what: str
+    verdict: Verdict
+    detail: str
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """Check this machine: Python and packages, the device, the data folder, configs, base models and the worker.
+
+    Ends with exit code 1 when something is broken. A warning is no hindrance: a base model that is missing only
+    matters when you want to use it. When all is well, go on with: python -m isengard demo
+    """
+    findings = [
+        finding
+        for part in (_packages, _torch, _data_folder, _sqlite)
+        for finding in _safely(part, context.obj)
+    ]
+    try:
+        app = application(context)
+    except (IsengardError, OSError, sqlite3.Error) as error:
+        findings.append(_broken("application", error))
+    else:
+        findings += [finding for part in (_configs, _base_models, _jobs) for finding in _safely(part, app)]
+    broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
+    if as_json:
+        print_json([finding.model_dump(mode="json") for finding in findings])
+    else:
+        _show(findings)
+        err.print(f"{broken} broken" if broken else "ready; next: python -m isengard demo")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table("", "What", "Found", box=None)
+    for finding in findings:
+        colour = COLOURS[finding.verdict]
+        table.add_row(Text(finding.verdict, colour), finding.what, Text(finding.detail))
+    out.print(table)
+
+
+def _packages(_: Settings) -> Iterator[Finding]:
+    running = ".".join(map(str, sys.version_info[:3]))
+    verdict = Verdict.OK if sys.version_info >= (3, 11) else Verdict.BROKEN
+    yield Finding(what="python", verdict=verdict, detail=f"{running} (3.11 or newer is needed)")
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wrong = [said for line in lines if line[:1].isalpha() for said in _unmet(Requirement(line))]
+    if wrong:
+        detail = f"{', '.join(wrong)}; run: pip install -r requirements.txt"
+        yield Finding(what="packages", verdict=Verdict.BROKEN, detail=detail)
+    else:
+        yield Finding(what="packages", verdict=Verdict.OK, detail="as requirements.txt asks for")
+
+
+def _unmet(requirement: Requirement) -> Iterator[str]:
+    try:
+        installed = version(requirement.name)
+    except PackageNotFoundError:
+        yield f"{requirement.name} is not installed"
+        return
+    if not requirement.specifier.contains(installed, prereleases=True):
+        yield f"{requirement} is needed, {installed} is installed"
+
+
+def _torch(settings: Settings) -> Iterator[Finding]:
+    """In a process of its own: an import that crashes is just what the user needs to hear about."""
+    command = [sys.executable, "-m", "isengard.engines.probe", settings.device]
+    done = subprocess.run(  # noqa: S603  # our own module
+        command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, cwd=ROOT, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise OSError(f"torch does not start: {last}; run: pip install -r requirements.txt")
+    found = json.loads(done.stdout)
+    yield Finding(what="torch", verdict=Verdict.OK, detail=f"{found['torch']}, built for {found['build']}")
+    if "error" in found:
+        yield Finding(what="device", verdict=Verdict.BROKEN, detail=found["error"])
+        return
+    detail = f"{found['device']}: {found['title']}, {found['memory_bytes'] / GB:.1f} GB"
+    small = found["device"] == "cpu"
+    if small:
+        detail += "; enough for the demo model, other base models need a GPU"
+    yield Finding(what="device", verdict=Verdict.WARNING if small else Verdict.OK, detail=detail)
+
+
+def _data_folder(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir
+    try:
+        files.write_text(folder / "doctor.txt", "can be removed")  # fsync and rename
+        (folder / "doctor.txt").unlink()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error}; choose another with --data-dir") from error
+    yield Finding(what="data folder", verdict=Verdict.OK, detail=str(folder))
+    free = shutil.disk_usage(folder).free
+    verdict = Verdict.OK if free >= FREE_BYTES_ADVISED else Verdict.WARNING
+    if free < FREE_BYTES_NEEDED:
+        verdict = Verdict.BROKEN
+    detail = f"{free / GB:.1f} GB free ({FREE_BYTES_ADVISED / GB:.0f} GB or more are advised)"
+    yield Finding(what="disk space", verdict=verdict, detail=detail)
+    yield _locking(folder / "doctor.lock")
+
+
+def _locking(path: Path) -> Finding:
+    """Whether a lock that is held is seen as held; on some network filesystems it is not."""
+    try:
+        with FileLock(path), FileLock(path, timeout=0):
+            detail = f"a lock in {path.parent} does not hold; choose a folder on another filesystem"
+            return Finding(what="file locks", verdict=Verdict.BROKEN, detail=detail)
+    except Timeout:
+        return Finding(what="file locks", verdict=Verdict.OK, detail="hold")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _sqlite(_: Settings) -> Iterator[Finding]:
+    """UPDATE ... RETURNING, which claims jobs, came with 3.35."""
+    verdict = Verdict.OK if sqlite3.sqlite_version_info >= (3, 35) else Verdict.BROKEN
+    yield Finding(
+        what="sqlite", verdict=verdict, detail=f"{sqlite3.sqlite_version} (3.35 or newer is needed)"
+    )
+
+
+def _configs(app: Application) -> Iterator[Finding]:
+    catalog = app.catalog
+    counts = (
+        f"{len(catalog.models())} base models, {len(catalog.presets())} training presets,"
+        f" {len(catalog.templates())} generation templates"
+    )
+    yield Finding(what="configs", verdict=Verdict.OK, detail=f"{counts} in {catalog.configs_dir}")
+
+
+def _base_models(app: Application) -> Iterator[Finding]:
+    for card in app.catalog.models():
+        try:
+            found = app.weights.locate(card)
+        except MissingWeights as missing:
+            verdict = Verdict.BROKEN if card.path else Verdict.WARNING
+            yield Finding(what=f"model {card.name}", verdict=verdict, detail=str(missing))
+        else:
+            yield Finding(what=f"model {card.name}", verdict=Verdict.OK, detail=str(found.path))
+
+
+def _jobs(app: Application) -> Iterator[Finding]:
+    jobs = app.queue.jobs(statuses=(JobStatus.QUEUED, JobStatus.RUNNING))
+    running = sum(job.status is JobStatus.RUNNING for job in jobs)
+    waiting = len(jobs) - running
+    yield Finding(what="jobs", verdict=Verdict.OK, detail=f"{running} running, {waiting} waiting")
+    if is_held(lock_path(app.settings)):
+        yield Finding(what="worker", verdict=Verdict.OK, detail=f"running for device {app.settings.device}")
+    elif jobs or app.settings.worker is WorkerMode.NONE:
+        detail = "none is running here; start one with: python -m isengard worker"
+        yield Finding(what="worker", verdict=Verdict.WARNING, detail=detail)
+    else:
+        yield Finding(what="worker", verdict=Verdict.OK, detail="starts with the next job")
+
+
+def _safely(part: Callable[[Subject], Iterator[Finding]], subject: Subject) -> list[Finding]:
+    """What one part found; an error ends the part and is itself a finding."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(part(subject))
+    except (IsengardError, OSError, sqlite3.Error, subprocess.SubprocessError, ValueError) as error:
+        findings.append(_broken(part.__name__.strip("_").replace("_", " "), error))
+    return findings
+
+
+def _broken(what: str, error: Exception) -> Finding:
+    return Finding(what=what, verdict=Verdict.BROKEN, detail=str(error) or type(error).__name__)

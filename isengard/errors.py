@@ -75,6 +75,12 @@ class WorkerLost(IsengardError):
     code = "worker_lost"
 
 
+class QueueUnavailable(IsengardError):
+    """The job list cannot be read or written just now, or at all."""
+
+    code = "queue_unavailable"
+
+
 class JobStopped(Exception):
     """Base of the stop requests raised by ``report``. An engine saves its state and lets it through."""
 

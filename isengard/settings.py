@@ -58,6 +58,11 @@ class Settings(BaseModel):
             ) from None
         return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
 
+    def child_environment(self) -> dict[str, str]:
+        """The environment of this process, with these settings in it: what a child process has to be given."""
+        values = {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
+        return {**os.environ, **values}
+
     @property
     def characters_dir(self) -> Path:
         return self.data_dir / "characters"

@@ -15,7 +15,8 @@ class JobQueue(Protocol):
 
     Transitions: queued -> running -> succeeded | failed | cancelled; running -> queued (released, yielded, lost);
     running -> paused -> queued; queued -> paused | cancelled; failed | cancelled -> queued (requeued).
-    Everything returned by a method is on disk before it returns.
+    Everything returned by a method is on disk before it returns. Every method raises QueueUnavailable or DiskFull when
+    the queue cannot be reached or written just now.
     """
 
     def enqueue(
@@ -40,7 +41,7 @@ class JobQueue(Protocol):
     def heartbeat(self, job: Job, *, lease_s: float, progress: Progress | None = None) -> Signals:
         """Renew the lease, keep the progress, and learn what the user wants. Save and sample requests come once.
 
-        `Stop.YIELD` is signalled to one running training for each interactive job that has waited for
+        With a stop they are kept for the next owner instead. `Stop.YIELD` is signalled to one running training for each interactive job that has waited for
         `YIELD_AFTER_S` without a worker taking it.
 
         Raises:
@@ -61,7 +62,10 @@ class JobQueue(Protocol):
         ...
 
     def stopped(self, job: Job) -> None:
-        """running -> cancelled or paused, as was requested, once the owner has saved. Raises: LeaseLost."""
+        """running -> cancelled or paused, as was requested, once the owner has saved. Raises: LeaseLost.
+
+        running -> queued when the request was withdrawn in the meantime.
+        """
         ...
 
     def release_worker(self, worker: str) -> int:

@@ -1,0 +1,86 @@
+"""What the page and the command line may do with jobs."""
+
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.job import Job, JobEvent, JobKind, JobStatus
+from isengard.queue.base import JobQueue
+
+
+class JobService:
+    """The job list. Every answer is a snapshot and is given at once; errors are those of `JobQueue`."""
+
+    def __init__(self, *, queue: JobQueue, runs_dir: Path) -> None:
+        self._queue = queue
+        self._runs_dir = runs_dir
+
+    def jobs(
+        self,
+        *,
+        statuses: Collection[JobStatus] | None = None,
+        kinds: Collection[JobKind] | None = None,
+        limit: int = 100,
+    ) -> Sequence[Job]:
+        """Running first, then waiting in their order, then paused, then ended, newest first."""
+        return self._queue.jobs(statuses=statuses, kinds=kinds, limit=limit)
+
+    def get(self, job_id: str) -> Job:
+        return self._queue.get(job_id)
+
+    def history(self, job_id: str) -> Sequence[JobEvent]:
+        """What happened to the job, oldest first."""
+        return self._queue.events(job_id)
+
+    def ahead(self, job_id: str) -> int:
+        """How many jobs come before a waiting one."""
+        before = self._queue.jobs(statuses=(JobStatus.RUNNING, JobStatus.QUEUED), limit=1000)
+        return next((place for place, job in enumerate(before) if job.id == job_id), 0)
+
+    def metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """The lines of the run's ``metrics.jsonl``, oldest first; a line that is being written is left out."""
+        self._queue.get(job_id)
+        path = self.run_dir(job_id) / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def run_dir(self, job_id: str) -> Path:
+        """Where the job keeps its checkpoints, samples and metrics."""
+        return self._runs_dir / job_id
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job; a running one at its next step."""
+        return self._queue.cancel(job_id)
+
+    def pause(self, job_id: str) -> Job:
+        """Let a job wait until it is resumed; a running one saves first."""
+        return self._queue.pause(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        return self._queue.resume(job_id)
+
+    def move(self, job_id: str, *, before: str | None) -> Job:
+        """Put a waiting job in front of another, or at the end."""
+        return self._queue.move(job_id, before=before)
+
+    def save_now(self, job_id: str) -> Job:
+        """Ask a running training for a checkpoint at its next step."""
+        return self._queue.request(job_id, save=True)
+
+    def sample_now(self, job_id: str) -> Job:
+        """Ask a running training for sample images at its next step."""
+        return self._queue.request(job_id, sample=True)
+
+    def remove(self, job_id: str) -> None:
+        """Forget an ended job, with its checkpoints, samples and metrics. A finished LoRA or image stays."""
+        self._queue.remove(job_id)
+        shutil.rmtree(self.run_dir(job_id), ignore_errors=True)

@@ -1,0 +1,202 @@
+"""One worker for each device: the lock that makes it the only one, and the process that brings it back."""
+
+import logging
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from isengard.domain.job import JobKind
+from isengard.errors import Conflict, DiskFull, QueueUnavailable
+from isengard.queue.base import JobQueue
+from isengard.settings import Settings, WorkerMode
+from isengard.worker import Handler, Worker
+
+log = logging.getLogger(__name__)
+
+#: Longer than another process takes to find out whether the lock is held.
+LOCK_TIMEOUT_S = 2.0
+LOOK_EVERY_S = 0.25
+#: Time a worker has for saving when it is told to end.
+GRACE_S = 10.0
+#: Pauses between the starts of a worker that dies at once; a worker that lives for STABLE_S starts anew.
+FIRST_PAUSE_S, LAST_PAUSE_S, STABLE_S = 0.5, 30.0, 60.0
+
+
+class WorkerRunning(Conflict):
+    """Another process is this device's worker."""
+
+
+def worker_name(settings: Settings) -> str:
+    """The same at every start, so that a worker can take back what its killed predecessor held."""
+    return f"{platform.node()}/{settings.device}"
+
+
+def lock_path(settings: Settings) -> Path:
+    name = worker_name(settings).replace("/", "_").replace(":", "_")
+    return settings.data_dir / "workers" / f"{name}.lock"
+
+
+@contextmanager
+def only_worker(settings: Settings, queue: JobQueue, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[str]:
+    """Be the only worker of the device and give its name; jobs of a dead predecessor are waiting again.
+
+    Raises:
+        WorkerRunning: another process is.
+    """
+    path, name = lock_path(settings), worker_name(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout_s)
+    except Timeout:
+        raise WorkerRunning(
+            f"a worker for {name} is running already on {settings.data_dir}; stop it first, or choose another --device"
+        ) from None
+    try:
+        released = queue.release_worker(name)
+        log.info("worker ready", extra={"worker": name, "taken_back": released})
+        yield name
+    finally:
+        lock.release()
+
+
+class Supervisor:
+    """Keeps one worker process alive, unless and until another process is the device's worker."""
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        lock: Path,
+        output: Path,
+        grace_s: float = GRACE_S,
+        first_pause_s: float = FIRST_PAUSE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``output`` takes what the process prints: a crash of the interpreter is in no log."""
+        self._command, self._environment, self._lock, self._output = command, environment, lock, output
+        self._grace_s, self._first_pause_s, self._clock = grace_s, first_pause_s, clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker: it gets the grace time for saving its job, then it is killed."""
+        self._stop.set()
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        pause_s = self._first_pause_s
+        while not self._stop.is_set():
+            if is_held(self._lock):
+                self._stop.wait(LOOK_EVERY_S)
+                continue
+            started_at = self._clock()
+            code = self._run_once()
+            if self._stop.is_set():
+                return
+            log.warning("worker ended", extra={"returncode": code, "output": str(self._output)})
+            if self._clock() - started_at >= STABLE_S:
+                pause_s = self._first_pause_s
+            self._stop.wait(pause_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    def _run_once(self) -> int:
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        with self._output.open("ab") as output:
+            child = subprocess.Popen(  # noqa: S603  # our own command line
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the parent, who ends the child
+            )
+        while child.poll() is None and not self._stop.wait(LOOK_EVERY_S):
+            pass
+        child.terminate()
+        try:
+            return child.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            log.warning("worker killed", extra={"grace_s": self._grace_s})
+            child.kill()
+            return child.wait()
+
+
+def is_held(lock: Path) -> bool:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def end_with_parent(parent: int, stop: threading.Event) -> None:
+    """Set ``stop`` when the process ``parent`` is gone, however it ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent and not stop.wait(LOOK_EVERY_S):
+            pass
+        stop.set()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextmanager
+def local_worker(
+    settings: Settings, queue: JobQueue, handlers: Callable[[], Mapping[JobKind, Handler]]
+) -> Iterator[None]:
+    """See to it that a worker runs while the block does, as ``settings.worker`` says.
+
+    Nothing is started as long as another process is the device's worker; when that one ends, ours takes over.
+    """
+    if settings.worker is WorkerMode.NONE:
+        yield
+    elif settings.worker is WorkerMode.THREAD:
+        stop = threading.Event()
+        ready = handlers()
+        thread = threading.Thread(target=_work, args=(settings, queue, ready, stop), name="worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+    else:
+        supervisor = Supervisor(
+            command=[sys.executable, "-m", "isengard", "worker", "--parent", str(os.getpid())],
+            environment=settings.child_environment(),
+            lock=lock_path(settings),
+            output=settings.logs_dir / "worker-output.log",
+        )
+        supervisor.start()
+        try:
+            yield
+        finally:
+            supervisor.stop()
+
+
+def _work(
+    settings: Settings, queue: JobQueue, handlers: Mapping[JobKind, Handler], stop: threading.Event
+) -> None:
+    while not stop.is_set():
+        try:
+            with only_worker(settings, queue, timeout_s=LOOK_EVERY_S) as name:
+                Worker(queue=queue, handlers=handlers, name=name, lease_s=settings.lease_s).run(stop)
+        except WorkerRunning:
+            continue
+        except (QueueUnavailable, DiskFull) as error:
+            log.warning("no worker can start", extra={"reason": str(error)})
+            stop.wait(LOOK_EVERY_S)

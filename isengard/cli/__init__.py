@@ -46,14 +46,14 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except IsengardError as error:
-            err.print(f"error: {error}", markup=False)
+            err.print(f"error: {error}")
             log.info("command failed", extra={"code": error.code, "error": str(error)})
             raise typer.Exit(1) from error
         except (typer.TyperException, typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
             log.exception("command crashed")
-            err.print(f"error: {_bug(error, ctx.obj)}", markup=False)
+            err.print(f"error: {_bug(error, ctx.obj)}")
             raise typer.Exit(BUG) from error
 
 

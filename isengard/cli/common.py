@@ -9,9 +9,10 @@ from rich.console import Console
 from isengard.settings import Settings
 from isengard.wiring import Application, build
 
-#: Results go to stdout, where a script can read them; progress and advice go to stderr.
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+#: Results go to stdout, where a script can read them; progress and advice go to stderr. No markup: captions and titles
+#: hold brackets ("[trigger]", "FLUX.1 [dev]") that are not ours.
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def application(context: typer.Context) -> Application:

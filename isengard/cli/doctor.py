@@ -21,7 +21,7 @@ from isengard import files
 from isengard.cli.common import application, err, out, print_json
 from isengard.domain.base import Frozen
 from isengard.domain.job import JobStatus
-from isengard.errors import IsengardError, MissingWeights
+from isengard.errors import IsengardError
 from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.supervisor import is_held, lock_path
 from isengard.wiring import Application
@@ -88,7 +88,7 @@ def _show(findings: list[Finding]) -> None:
     table = Table("", "What", "Found", box=None)
     for finding in findings:
         colour = COLOURS[finding.verdict]
-        table.add_row(Text(finding.verdict, colour), finding.what, Text(finding.detail))
+        table.add_row(Text(finding.verdict, colour), finding.what, finding.detail)
     out.print(table)
 
 
@@ -184,13 +184,12 @@ def _configs(app: Application) -> Iterator[Finding]:
 
 def _base_models(app: Application) -> Iterator[Finding]:
     for card in app.catalog.models():
-        try:
-            found = app.weights.locate(card)
-        except MissingWeights as missing:
+        found = app.weights.status(card)
+        verdict, detail = Verdict.OK, str(found.path)
+        if not found.ready:
             verdict = Verdict.BROKEN if card.path else Verdict.WARNING
-            yield Finding(what=f"model {card.name}", verdict=verdict, detail=str(missing))
-        else:
-            yield Finding(what=f"model {card.name}", verdict=Verdict.OK, detail=str(found.path))
+            detail = f"{found.state}; how to get it: python -m isengard models {card.name}"
+        yield Finding(what=f"model {card.name}", verdict=verdict, detail=detail)
 
 
 def _jobs(app: Application) -> Iterator[Finding]:

@@ -39,7 +39,14 @@ class Presence(Frozen):
 
     @property
     def ready(self) -> bool:
-        return self.path is not None and not self.missing
+        return self.state == "ready"
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``incomplete`` or ``missing``."""
+        if self.path is None:
+            return "missing"
+        return "incomplete" if self.missing else "ready"
 
 
 class Weights:
@@ -58,7 +65,7 @@ class Weights:
         """
         presence = self.status(card)
         if presence.path is None or presence.missing:
-            raise MissingWeights(self._advice(card, presence))
+            raise MissingWeights(self.advice(card, presence))
         return LocalModel(card=card, path=presence.path)
 
     def status(self, card: ModelCard) -> Presence:
@@ -84,7 +91,8 @@ class Weights:
             pass
         return folders
 
-    def _advice(self, card: ModelCard, presence: Presence) -> str:
+    def advice(self, card: ModelCard, presence: Presence) -> str:
+        """What is missing, where it was looked for, and how to get it."""
         title = f"{card.title} ({card.name})"
         if card.path is not None:
             lacking = ", ".join(presence.missing[:3]) or "the folder"

@@ -82,7 +82,7 @@ class Supervisor:
         first_pause_s: float = FIRST_PAUSE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``output`` takes what the process prints: a crash of the interpreter is in no log."""
+        """``output`` is written anew with what the process prints: a crash of the interpreter is in no log."""
         self._command, self._environment, self._lock, self._output = command, environment, lock, output
         self._grace_s, self._first_pause_s, self._clock = grace_s, first_pause_s, clock
         self._stop = threading.Event()
@@ -98,6 +98,8 @@ class Supervisor:
 
     def _supervise(self) -> None:
         pause_s = self._first_pause_s
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._output.unlink(missing_ok=True)
         while not self._stop.is_set():
             if is_held(self._lock):
                 self._stop.wait(LOOK_EVERY_S)
@@ -113,7 +115,6 @@ class Supervisor:
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     def _run_once(self) -> int:
-        self._output.parent.mkdir(parents=True, exist_ok=True)
         with self._output.open("ab") as output:
             child = subprocess.Popen(  # noqa: S603  # our own command line
                 self._command,

@@ -41,8 +41,8 @@ class JobQueue(Protocol):
     def heartbeat(self, job: Job, *, lease_s: float, progress: Progress | None = None) -> Signals:
         """Renew the lease, keep the progress, and learn what the user wants. Save and sample requests come once.
 
-        With a stop they are kept for the next owner instead. `Stop.YIELD` is signalled to one running training for each interactive job that has waited for
-        `YIELD_AFTER_S` without a worker taking it.
+        With a stop they are kept for the next owner instead. `Stop.YIELD` is signalled to one running training for
+        each interactive job that has waited for `YIELD_AFTER_S` without a worker taking it.
 
         Raises:
             LeaseLost: the job has another owner, or has ended.

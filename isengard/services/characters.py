@@ -1,0 +1,262 @@
+"""What the page and the command line may do with characters."""
+
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+
+from isengard.domain.base import validated
+from isengard.domain.captions import clean_caption, fill_template, resolve_caption
+from isengard.domain.character import (
+    AddedImage,
+    Character,
+    DamagedCharacter,
+    ReferenceImage,
+    RefusedImage,
+    TrashedCharacter,
+    free_id,
+    suggest_trigger,
+)
+from isengard.domain.readiness import Readiness, assess
+from isengard.domain.training import TrainingImage
+from isengard.errors import Conflict, ImageRefused, InvalidSpec
+from isengard.files import replacing
+from isengard.store.characters import CharacterStore
+from isengard.store.decoding import MIN_SIDE, decode
+from isengard.store.intake import Upload, count, uploads
+
+#: What a fresh archive's entries are dated, so that equal characters give equal files.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class CharacterService:
+    """Characters, their images and captions. Everything returned is on disk already."""
+
+    def __init__(self, *, store: CharacterStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    def create(
+        self, name: str, *, trigger: str | None = None, class_word: str = "person", notes: str = ""
+    ) -> Character:
+        """Add a character without images; without a trigger it gets a rare word that no other has.
+
+        Raises:
+            InvalidSpec: a value breaks a rule of `Character`.
+            Conflict: another character has the trigger.
+        """
+        now = self._clock()
+
+        def make(ids: Set[str], triggers: Set[str]) -> Character:
+            values = {
+                "id": free_id(name, ids),
+                "name": name,
+                "trigger": suggest_trigger(name, triggers) if trigger is None else trigger,
+                "class_word": class_word,
+                "notes": notes,
+                "created_at": now,
+                "updated_at": now,
+            }
+            return validated(Character, values)
+
+        return self._store.create(make)
+
+    def edit(
+        self,
+        character_id: str,
+        *,
+        name: str | None = None,
+        trigger: str | None = None,
+        class_word: str | None = None,
+        notes: str | None = None,
+    ) -> Character:
+        """Change what is not None; the id stays. Raises: NotFound, InvalidSpec, Conflict."""
+        given = {"name": name, "trigger": trigger, "class_word": class_word, "notes": notes}
+        new = {key: value for key, value in given.items() if value is not None} | {
+            "updated_at": self._clock()
+        }
+        return self._store.update(
+            character_id, lambda character: validated(Character, character.model_dump() | new)
+        )
+
+    def list(self) -> tuple[Character, ...]:
+        """All characters that can be read, by name."""
+        return self._store.scan()[0]
+
+    def damaged(self) -> tuple[DamagedCharacter, ...]:
+        """Folders among the characters that need a person's hand."""
+        return self._store.scan()[1]
+
+    def get(self, character_id: str) -> Character:
+        """Raises: NotFound, InvalidSpec when its record is damaged."""
+        return self._store.get(character_id)
+
+    def image_path(self, character_id: str, image_id: str) -> Path:
+        """The picture's file, for showing it."""
+        return self._store.image_path(character_id, image_id)
+
+    def count_files(self, paths: Sequence[Path]) -> int:
+        """How many results `add_files` will give, without the refused captions: for a progress bar."""
+        return count(paths)
+
+    def add_files(
+        self, character_id: str, paths: Sequence[Path], *, min_side: int = MIN_SIDE, resolution: int = 0
+    ) -> Iterator[AddedImage | RefusedImage]:
+        """Take images, zip archives and captions; one result per file, as it is done.
+
+        Args:
+            character_id: Whose images they are.
+            paths: Files; what their names say is not believed.
+            min_side: Pictures with a shorter side are refused.
+            resolution: Side the base model is trained at; a smaller picture gets a note.
+
+        Raises:
+            NotFound, InvalidSpec: before the first result.
+            DiskFull: what was yielded before is kept.
+        """
+        self._store.get(character_id)
+        for upload in uploads(paths):
+            if isinstance(upload, RefusedImage):
+                yield upload
+                continue
+            try:
+                yield self._add(character_id, upload, min_side, resolution)
+            except ImageRefused as error:
+                yield RefusedImage(filename=upload.filename, reason=str(error))
+
+    def remove_image(self, character_id: str, image_id: str) -> Character:
+        """Delete one picture and its caption for good. Raises: NotFound."""
+        return self._store.remove_image(character_id, image_id, now=self._clock())
+
+    def set_caption(self, character_id: str, image_id: str, caption: str) -> None:
+        """Raises: NotFound, InvalidSpec."""
+        caption = clean_caption(caption)
+        self._set_captions(character_id, lambda _: {image_id: caption})
+
+    def caption_all(self, character_id: str, template: str, *, only_empty: bool = False) -> int:
+        """Give every image, or those without one, a caption; how many changed. Raises: NotFound, InvalidSpec.
+
+        ``[trigger]`` and ``[class]`` stay in the caption; ``[caption]`` stands for the image's present one.
+        """
+        return self._set_captions(
+            character_id,
+            lambda character: {
+                image.id: fill_template(template, image.caption)
+                for image in character.images
+                if not (only_empty and image.caption)
+            },
+        )
+
+    def replace_in_captions(self, character_id: str, find: str, replace: str) -> int:
+        """Replace a text, in upper and lower case as given; how many captions changed.
+
+        Raises: NotFound, InvalidSpec.
+        """
+        if not find:
+            raise InvalidSpec("the text to find is empty: give at least one character")
+        return self._set_captions(
+            character_id,
+            lambda character: {
+                image.id: clean_caption(image.caption.replace(find, replace)) for image in character.images
+            },
+        )
+
+    def readiness(self, character_id: str) -> Readiness:
+        """Raises: NotFound, InvalidSpec when its record is damaged."""
+        return assess(self._store.get(character_id), self._store.findings(character_id))
+
+    def training_images(self, character_id: str) -> tuple[TrainingImage, ...]:
+        """The images as a trainer takes them. Raises: NotFound, InvalidSpec, Conflict when not ready."""
+        character = self._store.get(character_id)
+        readiness = assess(character, self._store.findings(character_id))
+        if not readiness.ready:
+            raise Conflict(f"{character_id!r} cannot be trained yet: {readiness.reason}")
+        return tuple(
+            TrainingImage(
+                path=self._store.image_path(character_id, image.id),
+                sha256=image.sha256,
+                width=image.width,
+                height=image.height,
+                caption=resolve_caption(image.caption, character.trigger, character.class_word),
+            )
+            for image in character.images
+        )
+
+    def export(self, character_id: str, path: Path, *, resolve: bool = False) -> Path:
+        """Write a zip of pictures and captions that any trainer reads; ``resolve`` puts the words into captions.
+
+        Raises: NotFound, InvalidSpec, DiskFull, Conflict when ``path`` exists or an image's file is missing.
+        """
+        character = self._store.get(character_id)
+        if path.exists():
+            raise Conflict(f"{path} exists already: choose another name or remove it first")
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for image in character.images:
+                caption = image.caption
+                if resolve:
+                    caption = resolve_caption(caption, character.trigger, character.class_word)
+                source = self._store.image_path(character_id, image.id)
+                if not source.is_file():
+                    raise Conflict(f"{source} is missing: put it back or remove the image {image.id}")
+                for entry, content in ((source.name, source.read_bytes()), (f"{image.id}.txt", caption.encode())):
+                    info = zipfile.ZipInfo(entry, _ZIP_DATE)
+                    info.external_attr = 0o644 << 16
+                    archive.writestr(info, content)
+        return path
+
+    def delete(self, character_id: str) -> TrashedCharacter:
+        """Move a character, also a damaged one, into the trash. Raises: NotFound."""
+        return self._store.delete(character_id, now=self._clock())
+
+    def trashed(self) -> tuple[TrashedCharacter, ...]:
+        """What can be restored, last deleted first."""
+        return self._store.trashed()
+
+    def restore(
+        self, entry_id: str, *, character_id: str | None = None, trigger: str | None = None
+    ) -> Character:
+        """Bring a character back, by its trash entry or its id (then as last deleted).
+
+        Raises: NotFound, InvalidSpec, Conflict when the id or the trigger is taken: give another.
+        """
+        return self._store.restore(self._entry(entry_id), character_id=character_id, trigger=trigger)
+
+    def purge(self, entry_id: str) -> None:
+        """Delete one trashed character for good, by its trash entry or its id. Raises: NotFound."""
+        self._store.purge(self._entry(entry_id))
+
+    def purge_all(self) -> int:
+        """Empty the trash; how many characters were in it."""
+        entries = self._store.trashed()
+        for entry in entries:
+            self._store.purge(entry.id)
+        return len(entries)
+
+    def _entry(self, entry_or_character_id: str) -> str:
+        """The newest entry in the trash that is meant; what is unknown is left to the store to refuse."""
+        entries = self._store.trashed()
+        meant = (entry.id for entry in entries if entry_or_character_id in (entry.id, entry.character_id))
+        return next(meant, entry_or_character_id)
+
+    def _set_captions(self, character_id: str, captions: Callable[[Character], Mapping[str, str]]) -> int:
+        return self._store.set_captions(character_id, captions, now=self._clock())
+
+    def _add(self, character_id: str, upload: Upload, min_side: int, resolution: int) -> AddedImage:
+        clean = decode(upload.content, min_side=min_side)
+        image = ReferenceImage(
+            id=clean.sha256[:16],
+            sha256=clean.sha256,
+            dhash=clean.dhash,
+            width=clean.pixels.width,
+            height=clean.pixels.height,
+            filename=upload.filename,
+            added_at=self._clock(),
+            caption=upload.caption,
+        )
+        before = self._store.add_image(character_id, image, clean.pixels)
+        notes = [*clean.notes]
+        if min(clean.pixels.size) < resolution:
+            notes.append(f"{image.width} x {image.height} is under the model's {resolution} pixels")
+        if twins := [other.filename for other in before.images if other.near(image.dhash)]:
+            notes.append(f"looks nearly like {', '.join(twins)}")
+        return AddedImage(filename=upload.filename, image=image, notes=tuple(notes))

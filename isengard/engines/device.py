@@ -44,6 +44,13 @@ def total_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().total)
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that nobody uses at the moment."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])  # pragma: gpu
+    return int(psutil.virtual_memory().available)
+
+
 def memory_used(device: torch.device) -> int:
     """Most bytes held on the device so far; on the CPU, what this process holds now."""
     if device.type == "cuda":

@@ -111,17 +111,16 @@ def module_count(path: Path) -> int:
     return len(read_pairs(path))
 
 
-def is_kohya(path: Path) -> bool:
-    """Whether a supported file has kohya's layout. Raises: LoraRefused."""
-    keys, _ = read_header(path)
-    return _checked_prefix(path, keys) == KOHYA
-
-
 def read_lora(path: Path) -> dict[str, Tensor]:
     """The weights in diffusers' layout with alpha folded in, from either layout. Raises: LoraRefused."""
+    return weights_of(read_pairs(path))
+
+
+def weights_of(pairs: Pairs) -> dict[str, Tensor]:
+    """diffusers' layout of a LoRA given in diffusers' modules."""
     return {
         key: tensor
-        for module, (down, up) in read_pairs(path).items()
+        for module, (down, up) in pairs.items()
         for key, tensor in (
             (f"{DIFFUSERS}{module}.lora_A.weight", down),
             (f"{DIFFUSERS}{module}.lora_B.weight", up),

@@ -7,6 +7,7 @@ from isengard.engines.device import (
     choose_device,
     compute_dtype,
     free_cached,
+    free_memory,
     memory_used,
     plain_out_of_memory,
     total_memory,
@@ -34,6 +35,7 @@ def test_a_device_that_is_not_there_is_refused():
 def test_memory_figures_are_plausible():
     free_cached(CPU)
     assert 2**20 < memory_used(CPU) < total_memory(CPU)
+    assert 0 < free_memory(CPU) < total_memory(CPU)
 
 
 @pytest.mark.parametrize(

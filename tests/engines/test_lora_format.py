@@ -13,7 +13,6 @@ from isengard.domain.model import Family, ModelCard
 from isengard.domain.training import TrainingSpec
 from isengard.engines.lora_format import (
     convert,
-    is_kohya,
     kohya_weights,
     module_count,
     read_header,
@@ -89,7 +88,6 @@ def test_a_saved_lora_reads_back_as_it_was(plain):
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[key], weights[key]) for key in weights)
     assert module_count(plain) == len(OUTPUTS)
-    assert not is_kohya(plain)
 
 
 def test_its_spec_and_the_usual_metadata_travel_in_the_file(plain):
@@ -124,7 +122,6 @@ def test_kohya_keys_hold_equal_deltas_and_lead_back_to_the_same_modules(tmp_path
     converted, back = tmp_path / "kohya.safetensors", tmp_path / "back.safetensors"
     convert(plain, converted, kohya=True)
     convert(converted, back, kohya=False)
-    assert is_kohya(converted)
     assert "lora_unet_double_blocks_0_img_attn_qkv.alpha" in read_header(converted)[0]
     expected = lora()
     assert read_lora(back).keys() == expected.keys()

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from filelock import FileLock, Timeout
 
@@ -58,7 +60,7 @@ def only_worker(settings: Settings, queue: JobQueue, *, timeout_s: float = LOCK_
         lock.acquire(timeout=timeout_s)
     except Timeout:
         raise WorkerRunning(
-            f"a worker for {name} is running already on {settings.data_dir}; stop it first, or choose another --device"
+            f"a worker for {name} is running already on {settings.data_dir}; stop it first, or choose another device"
         ) from None
     try:
         released = queue.release_worker(name)
@@ -153,6 +155,23 @@ def end_with_parent(parent: int, stop: threading.Event) -> None:
         stop.set()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

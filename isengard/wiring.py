@@ -1,8 +1,14 @@
 """Composition root: the only place that names concrete classes."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from isengard.domain.job import Job, JobKind
+from isengard.engines.base import Report
 from isengard.queue.base import JobQueue
+from isengard.queue.sqlite import SqliteQueue
+from isengard.services.jobs import JobService
 from isengard.settings import Settings
 
 
@@ -12,8 +18,19 @@ class Application:
 
     settings: Settings
     queue: JobQueue
+    jobs: JobService
 
 
 def build(settings: Settings) -> Application:
     """Wire the services. Imports no engine."""
-    raise NotImplementedError(settings)
+    queue = SqliteQueue(settings.jobs_db)
+    return Application(
+        settings=settings, queue=queue, jobs=JobService(queue=queue, runs_dir=settings.runs_dir)
+    )
+
+
+def build_handlers(
+    settings: Settings, application: Application
+) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
+    """What a worker runs, by kind of job. Imports the engines, so call it in the worker only."""
+    raise NotImplementedError(settings, application)

@@ -1,0 +1,165 @@
+"""Shows how a job gets on, from the moment it waits until it ends."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from isengard.cli.common import err
+from isengard.domain.job import Job, JobStatus, Phase, Progress
+from isengard.wiring import Application
+
+LOOK_EVERY_S = 0.2
+#: Without a terminal, lines of one phase come this far apart.
+LINE_EVERY_S = 10.0
+#: These interrupt the training or the generation again and again; the bar stays with what they interrupt.
+ASIDES = (Phase.VALIDATING, Phase.SAVING, Phase.SAMPLING)
+
+
+def follow(application: Application, job_id: str) -> Job:
+    """Show the job's progress on stderr until it has ended or is paused, and return it.
+
+    Ctrl-C ends the watching and not the job: it exits with 130, after saying how to stop the job itself.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    jobs = application.jobs
+    view: View = Bars(err) if err.is_terminal else Lines(err)
+    attempt = 1
+    try:
+        with view:
+            while True:
+                job = jobs.get(job_id)
+                if job.attempt > attempt:
+                    attempt = job.attempt
+                    view.say(f"the worker was lost; attempt {attempt} goes on from what was saved")
+                if job.status.ended or job.status is JobStatus.PAUSED:
+                    return job
+                waits = job.status is JobStatus.QUEUED
+                view.show(
+                    waiting(jobs.ahead(job_id)) if waits else "starting", None if waits else job.progress
+                )
+                time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        err.print(
+            f"stopped watching job {job_id}; it was not cancelled. From here:\n"
+            f"  python -m isengard jobs watch {job_id}    go on with it and watch\n"
+            f"  python -m isengard jobs pause {job_id}    let it wait until resumed\n"
+            f"  python -m isengard jobs cancel {job_id}   end it"
+        )
+        raise typer.Exit(130) from None
+
+
+def waiting(ahead: int) -> str:
+    return f"waiting, {ahead} before it" if ahead else "waiting for a worker"
+
+
+def facts(progress: Progress) -> str:
+    """What is known beside the steps, in a few words."""
+    said = []
+    if progress.loss is not None:
+        said.append(f"loss {progress.loss:.4f}")
+    if progress.validation_loss is not None:
+        said.append(f"validation {progress.validation_loss:.4f}")
+    if progress.steps_per_s is not None:
+        slow = progress.steps_per_s < 1
+        said.append(
+            f"{1 / progress.steps_per_s:.1f} s/step" if slow else f"{progress.steps_per_s:.1f} steps/s"
+        )
+    if progress.eta_s is not None:
+        said.append(f"{duration(progress.eta_s)} left")
+    if progress.message:
+        said.append(progress.message)
+    return ", ".join(said)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds: 2:05 h, 1:09 min, 8 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{whole // 60}:{whole % 60:02} min" if whole >= 60 else f"{whole} s"
+
+
+class View(Protocol):
+    """Where a job's course is shown."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, title: str, progress: Progress | None) -> None:
+        """Show where the job stands; ``title`` is used as long as it has no progress."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Leave a line that stays."""
+        ...
+
+
+class Bars:
+    """One live line in a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            console=console,
+        )
+        self._task = self._bar.add_task("starting", total=None, facts="")
+
+    def __enter__(self) -> "Bars":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, title: str, progress: Progress | None) -> None:
+        if progress is None:
+            self._bar.update(self._task, description=title, facts="")
+            return
+        self._bar.update(self._task, description=progress.phase, facts=facts(progress))
+        if progress.phase not in ASIDES:
+            self._bar.update(self._task, completed=progress.step, total=progress.total or None)
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+
+class Lines:
+    """Plain lines for a log: one for each new phase, and one now and then."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._seen: set[str] = set()
+        self._last, self._next_at = "", 0.0
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, title: str, progress: Progress | None) -> None:
+        if progress is None:
+            what, line = title, title
+        else:
+            what = progress.phase
+            steps = f"{progress.step}/{progress.total}" if progress.total else ""
+            line = " ".join(part for part in (what, steps, facts(progress)) if part)
+        if line != self._last and (what not in self._seen or self._clock() >= self._next_at):
+            self._seen.add(what)
+            self.say(line)
+            self._last, self._next_at = line, self._clock() + LINE_EVERY_S
+
+    def say(self, text: str) -> None:
+        self._console.print(text)

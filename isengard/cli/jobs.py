@@ -1,0 +1,174 @@
+"""``python -m isengard jobs``: what is running, what waits, and what became of the rest."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from isengard.cli.common import application, err, out, print_json
+from isengard.cli.follow import duration, facts, follow
+from isengard.domain.job import Job, JobStatus
+from isengard.errors import IsengardError
+from isengard.supervisor import local_worker
+from isengard.wiring import build_handlers
+
+app = typer.Typer(no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(help="As `jobs list` shows it.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.callback()
+def main() -> None:
+    """See and steer trainings and image requests. They outlive the command that started them."""
+
+
+@app.command("list")
+def list_jobs(
+    context: typer.Context,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs: running first, then waiting in their order, then paused, then ended, newest first."""
+    found = application(context).jobs.jobs(limit=limit)
+    if as_json:
+        print_json([job.model_dump(mode="json") for job in found])
+        return
+    table = Table("Job", "Kind", "Of", "State", "Progress", "Made", box=None)
+    for job in found:
+        table.add_row(job.id, job.kind, subject(job), state(job), steps(job), moment(job.created_at))
+    out.print(table if found else "no jobs yet")
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> None:
+    """Say all about one job: its state, what it was asked to do, and its history."""
+    service = application(context).jobs
+    job, history = service.get(job_id), service.history(job_id)
+    if as_json:
+        events = [event.model_dump(mode="json") for event in history]
+        print_json({**job.model_dump(mode="json"), "history": events})
+        return
+    lines = {
+        "job": job.id,
+        "kind": job.kind,
+        "of": subject(job),
+        "state": state(job),
+        "progress": steps(job),
+        "course": facts(job.progress) if job.progress else "",
+        "error": job.error.message if job.error else "",
+        "took": duration(job.finished_at - job.started_at) if job.finished_at and job.started_at else "",
+        "folder": str(service.run_dir(job_id)),
+    }
+    for name, value in lines.items():
+        if value:
+            out.print(f"{name:>9}  {value}")
+    for event in history:
+        out.print(f"{moment(event.at):>19}  {event.kind} {event.detail}".rstrip())
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId) -> None:
+    """Follow a job until it ends, with a worker for it if none is running. Ctrl-C stops watching, not the job."""
+    ours = application(context)
+    ours.jobs.get(job_id)
+    with local_worker(ours.settings, ours.queue, lambda: build_handlers(ours.settings, ours)):
+        job = follow(ours, job_id)
+    if job.error:
+        raise IsengardError(job.error.message)
+    out.print(said(job))
+
+
+@app.command()
+def cancel(context: typer.Context, job_id: JobId) -> None:
+    """End a job; a running one ends at its next step. What a training saved stays until the job is removed."""
+    out.print(said(application(context).jobs.cancel(job_id)))
+
+
+@app.command()
+def pause(context: typer.Context, job_id: JobId) -> None:
+    """Let a job wait until it is resumed; a running training saves first."""
+    out.print(said(application(context).jobs.pause(job_id)))
+
+
+@app.command()
+def resume(context: typer.Context, job_id: JobId) -> None:
+    """Let a paused job go on where it stopped."""
+    out.print(said(application(context).jobs.resume(job_id)))
+
+
+@app.command()
+def move(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    before: Annotated[
+        str | None, typer.Option(help="The waiting job to put it in front of; without it: to the end.")
+    ] = None,
+) -> None:
+    """Change the place of a waiting job."""
+    application(context).jobs.move(job_id, before=before)
+    out.print(f"job {job_id} now waits {f'before {before}' if before else 'at the end'}")
+
+
+@app.command()
+def save(context: typer.Context, job_id: JobId) -> None:
+    """Ask a running training for a checkpoint at its next step."""
+    application(context).jobs.save_now(job_id)
+    out.print(f"job {job_id} saves at its next step")
+
+
+@app.command()
+def sample(context: typer.Context, job_id: JobId) -> None:
+    """Ask a running training for sample images at its next step."""
+    application(context).jobs.sample_now(job_id)
+    out.print(f"job {job_id} samples at its next step")
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forget an ended job with its checkpoints, samples and metrics. Its finished LoRA or images stay."""
+    service = application(context).jobs
+    service.get(job_id)
+    if not yes:
+        err.print(f"this removes job {job_id} and all in {service.run_dir(job_id)}; there is no way back")
+        typer.confirm("Remove it?", abort=True, err=True)
+    service.remove(job_id)
+    out.print(f"job {job_id} is removed")
+
+
+def subject(job: Job) -> str:
+    """Whom or what the job is about, short enough for a table."""
+    spec = job.payload.get("spec", {})
+    text = str(spec.get("character") or spec.get("prompt") or "")
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def state(job: Job) -> str:
+    return f"{job.status}, {job.stop} asked" if job.stop else job.status
+
+
+def steps(job: Job) -> str:
+    if job.progress is None:
+        return ""
+    done = f" {job.progress.step}/{job.progress.total}" if job.progress.total else ""
+    return f"{job.progress.phase}{done}"
+
+
+def moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M}"
+
+
+def said(job: Job) -> str:
+    """What became of the job, as a sentence."""
+    if job.status is JobStatus.RUNNING:
+        asked = {"cancel": "ends", "pause": "saves and pauses"}.get(job.stop or "", "goes on")
+        return f"job {job.id} {asked}" + (" at its next step" if job.stop else "")
+    return f"job {job.id} {'waits again' if job.status is JobStatus.QUEUED else f'is {job.status}'}"

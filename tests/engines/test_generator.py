@@ -147,7 +147,8 @@ def test_a_preview_resembles_the_image(make, tmp_path):
     reports = Reports()
     (image,) = make(report=reports, num_inference_steps=8)
     assert reports[-1].preview == "preview.png"
-    preview = Image.open(tmp_path / "preview.png").convert("RGB").resize((8, 8))
+    with Image.open(tmp_path / "preview.png") as picture_file:
+        preview = picture_file.convert("RGB").resize((8, 8))
     small = Image.fromarray(image).resize((8, 8))
     assert np.abs(np.asarray(preview, float) - np.asarray(small, float)).mean() < 30
     assert list(tmp_path.iterdir()) == [tmp_path / "preview.png"]

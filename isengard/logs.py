@@ -25,6 +25,7 @@ LIBRARIES = ("diffusers", "transformers", "huggingface_hub")
 #: Warnings are for developers, and the command line says itself what went wrong.
 NOT_FOR_A_PERSON = ("py.warnings", "isengard.cli")
 HIDDEN = "***"
+MAX_BYTES = 20_000_000
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _of_context: ContextVar[Mapping[str, Any]] = ContextVar("isengard_log_fields", default=_EMPTY)
@@ -61,7 +62,7 @@ def configure(
         terminal.addFilter(lambda record: record.name not in NOT_FOR_A_PERSON)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
-        file = _SharedFile(path, maxBytes=20_000_000, backupCount=5, delay=True)
+        file = _SharedFile(path, maxBytes=MAX_BYTES, backupCount=5, delay=True)
         file.setFormatter(_JsonLine())
         handlers.append(file)
     root = logging.getLogger()

@@ -10,7 +10,7 @@ from isengard.domain.base import Frozen
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
 
 
-class LoraRef(Frozen):
+class LoraRef(Frozen, allow_inf_nan=False):
     """A LoRA by its id, with the strength it is applied at; ``step`` picks an earlier checkpoint."""
 
     lora: str
@@ -18,7 +18,7 @@ class LoraRef(Frozen):
     step: int | None = Field(None, ge=0)
 
 
-class ImageSpec(Frozen):
+class ImageSpec(Frozen, allow_inf_nan=False):
     """One request for images. Image i uses ``seed + i``."""
 
     base_model: str

@@ -54,7 +54,7 @@ TARGETS = ("attention", "attention_mlp", "all_linear")
 Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
 
 
-class TrainingSpec(Frozen):
+class TrainingSpec(Frozen, allow_inf_nan=False):
     """One training, wholly described: with the same images it gives the same weights."""
 
     character: str = Field(description="character id")
@@ -80,7 +80,7 @@ class TrainingSpec(Frozen):
     learning_rate: float = Field(1e-4, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     lr_scheduler: LrScheduler = LrScheduler.CONSTANT
-    lr_warmup_steps: int = Field(0, ge=0)
+    lr_warmup_steps: int = Field(0, ge=0, le=100_000)
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="0 switches the moving average off")
 
@@ -170,3 +170,9 @@ class TrainingPreset(Frozen):
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="more, by name of the model card"
     )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps ({self.min_steps}) must not be above max_steps ({self.max_steps})")
+        return self

@@ -6,9 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from isengard.domain.base import Frozen
 from isengard.domain.model import LocalModel, ModelCard
@@ -81,15 +79,15 @@ class Weights:
     def _candidates(self, card: ModelCard) -> list[Path]:
         if card.path is not None:
             return [self.assets_dir / card.path]
-        folders = [self.models_dir / card.name]
+        return [self.models_dir / card.name, *self._cached(str(card.repository))]
+
+    def _cached(self, repository: str) -> list[Path]:
+        """The snapshot that ``refs/main`` of the Hugging Face cache names."""
+        folder = self.hub_cache / f"models--{repository.replace('/', '--')}"
         try:
-            cached = huggingface_hub.snapshot_download(
-                str(card.repository), cache_dir=self.hub_cache, local_files_only=True
-            )
-            folders.append(Path(str(cached)))
-        except LocalEntryNotFoundError:
-            pass
-        return folders
+            return [folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()]
+        except OSError:
+            return []
 
     def advice(self, card: ModelCard, presence: Presence) -> str:
         """What is missing, where it was looked for, and how to get it."""

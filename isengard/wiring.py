@@ -8,8 +8,10 @@ from isengard.domain.job import Job, JobKind
 from isengard.engines.base import Report
 from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
+from isengard.services.characters import CharacterService
 from isengard.services.jobs import JobService
 from isengard.settings import Settings
+from isengard.store.characters import CharacterStore
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,21 @@ class Application:
 
     settings: Settings
     queue: JobQueue
+    characters: CharacterService
     jobs: JobService
 
 
 def build(settings: Settings) -> Application:
     """Wire the services. Imports no engine."""
     queue = SqliteQueue(settings.jobs_db)
+    store = CharacterStore(
+        characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
+    )
     return Application(
-        settings=settings, queue=queue, jobs=JobService(queue=queue, runs_dir=settings.runs_dir)
+        settings=settings,
+        queue=queue,
+        characters=CharacterService(store=store),
+        jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
     )
 
 

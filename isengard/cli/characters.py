@@ -19,18 +19,18 @@ from isengard.domain.character import (
 )
 from isengard.store.decoding import MIN_SIDE
 
-HELP = """Characters: photos of one person, animal or figure, and what is written about them.
+HELP = r"""Characters: photos of one person, animal or figure, and what is written about them.
 
 A character has a trigger word, a made-up word that will call it up in prompts, and a class word that says what it is.
-Captions hold them as [trigger] and [class], so both can change later.
+Captions hold them as \[trigger] and \[class], so both can change later.
 """
-EXAMPLES = """A first character
+EXAMPLES = r"""A first character
 
   python -m isengard characters create "Anna Smith" --class-word woman
 
   python -m isengard characters add anna-smith photos/*.jpg more-photos.zip
 
-  python -m isengard characters caption anna-smith "a photo of [trigger] [class]" --only-empty
+  python -m isengard characters caption anna-smith "a photo of \[trigger] \[class]" --only-empty
 
   python -m isengard characters show anna-smith
 
@@ -180,19 +180,19 @@ def caption(
     context: typer.Context,
     character_id: CharacterId,
     text: Annotated[
-        str, typer.Argument(help="With [trigger] and [class]; [caption] stands for the present caption.")
+        str, typer.Argument(help=r"With \[trigger] and \[class]; \[caption] stands for the present caption.")
     ],
     *,
     image: Annotated[str | None, typer.Option(help="Only this image; else all.")] = None,
     only_empty: Annotated[bool, typer.Option("--only-empty", help="Keep the captions that exist.")] = False,
 ) -> None:
-    """Write captions.
+    r"""Write captions.
 
     Describe what may change (scene, pose, clothes, light) and not what never does (the face):
 
-      characters caption anna "a photo of [trigger] [class], outdoors"
+      characters caption anna "a photo of \[trigger] \[class], outdoors"
 
-      characters caption anna "[trigger], [caption]"    puts the trigger before all captions
+      characters caption anna "\[trigger], \[caption]"    puts the trigger before all captions
     """
     service = application(context).characters
     if image:
@@ -292,7 +292,7 @@ def export(
     *,
     resolve: Annotated[
         bool,
-        typer.Option("--resolve", help="Put the words themselves in the place of [trigger] and [class]."),
+        typer.Option("--resolve", help=r"Put the words themselves in the place of \[trigger] and \[class]."),
     ] = False,
 ) -> None:
     """Write images and captions as a zip that any trainer reads."""

@@ -56,6 +56,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: Of 255 levels.
+_MARGIN = 2
 _ORIENTATION = 0x0112
 _DNG_VERSION = 0xC612
 _NEW_SUBFILE_TYPE = 0x00FE
@@ -119,9 +121,13 @@ def pixel_hash(image: Image.Image) -> str:
 
 
 def difference_hash(image: Image.Image) -> str:
-    """64 bits: whether each of 8 x 8 fields is darker than its right neighbour. Survives scaling and compression."""
-    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX, reducing_gap=None).tobytes()
-    bits = "".join("1" if grey[9 * y + x] < grey[9 * y + x + 1] else "0" for y in range(8) for x in range(8))
+    """64 bits: whether each of 8 x 8 fields is clearly darker than its right neighbour.
+
+    Survives scaling, compression and changes of contrast; the margin keeps the noise of even areas out.
+    """
+    grey = image.convert("L").resize((9, 8), Image.Resampling.LANCZOS).tobytes()
+    fields = (9 * row + column for row in range(8) for column in range(8))
+    bits = "".join("1" if grey[field] + _MARGIN < grey[field + 1] else "0" for field in fields)
     return f"{int(bits, 2):016x}"
 
 

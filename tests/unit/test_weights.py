@@ -89,13 +89,15 @@ def test_a_model_is_found_in_the_models_folder(weights):
 
 
 def test_a_model_is_found_in_the_hugging_face_cache(weights):
-    assert weights.locate(CARD).path == cached(weights)
+    folder = cached(weights)
+    assert weights.locate(CARD).path == folder
 
 
 def test_a_whole_copy_in_the_cache_is_taken_before_a_cut_one_in_the_models_folder(weights):
     folder = make_model(weights.models_dir / "tiny")
     (folder / "model_index.json").unlink()
-    assert weights.locate(CARD).path == cached(weights)
+    whole = cached(weights)
+    assert weights.locate(CARD).path == whole
 
 
 def test_a_missing_gated_model_says_where_it_was_looked_for_the_licence_and_how_to_get_it(weights):

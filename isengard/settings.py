@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isengard.errors import InvalidSpec
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The demo base model.
+ASSETS = ROOT / "isengard" / "assets"
 PREFIX = "ISENGARD_"
 
 

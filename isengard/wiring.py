@@ -10,7 +10,9 @@ from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.characters import CharacterService
 from isengard.services.jobs import JobService
-from isengard.settings import Settings
+from isengard.settings import ASSETS, Settings
+from isengard.store.configs import Catalog
+from isengard.store.weights import Weights
 from isengard.store.characters import CharacterStore
 
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from isengard import __version__, logs
-from isengard.cli import doctor, models
+from isengard.cli import characters, doctor, jobs, models, worker
 from isengard.cli.common import err
 from isengard.errors import IsengardError
 from isengard.settings import Settings, WorkerMode
@@ -100,7 +100,7 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
     ] = False,
 ) -> None:
-    settings = Settings.load(data_dir=data_dir, worker=worker, device=device, log_level=log_level)
+    settings = Settings.load(data_dir=data_dir, worker=worker_mode, device=device, log_level=log_level)
     is_worker = context.invoked_subcommand == "worker"
     logs.configure(
         level=settings.log_level,
@@ -112,5 +112,8 @@ def main(
     context.obj = settings
 
 
-app.command("doctor")(doctor.doctor)
+app.add_typer(characters.app, name="characters")
+app.add_typer(jobs.app, name="jobs")
+app.command("worker")(worker.worker)
 app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)

@@ -11,9 +11,9 @@ from isengard.queue.sqlite import SqliteQueue
 from isengard.services.characters import CharacterService
 from isengard.services.jobs import JobService
 from isengard.settings import ASSETS, Settings
+from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
-from isengard.store.characters import CharacterStore
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Application:
 
     settings: Settings
     queue: JobQueue
+    catalog: Catalog
+    weights: Weights
     characters: CharacterService
     jobs: JobService
 
@@ -35,6 +37,8 @@ def build(settings: Settings) -> Application:
     return Application(
         settings=settings,
         queue=queue,
+        catalog=Catalog(settings.configs_dir),
+        weights=Weights(models_dir=settings.models_dir, assets_dir=ASSETS),
         characters=CharacterService(store=store),
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
     )

@@ -87,10 +87,11 @@ def main(
         Path | None,
         typer.Option(help="Everything is kept in here. [dim]ISENGARD_DATA_DIR, else ./data[/dim]"),
     ] = None,
-    worker: Annotated[
+    worker_mode: Annotated[
         WorkerMode | None,
         typer.Option(
-            help="Run jobs in a process of their own, in a thread, or leave them to workers elsewhere."
+            "--worker",
+            help="Run jobs in a process of their own, in a thread, or leave them to workers elsewhere.",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")] = None,

@@ -1,0 +1,86 @@
+"""Images on request."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.job import Job, Phase, Progress, Requests
+from isengard.engines.base import ImageGenerator, Report
+from isengard.services.images import read_payload
+from isengard.store.artifacts import Images, Loras
+from isengard.store.configs import Catalog
+from isengard.store.weights import Weights
+
+PREVIEW = "preview.png"
+
+
+def generate_images(
+    job: Job,
+    report: Report,
+    *,
+    generator: ImageGenerator,
+    catalog: Catalog,
+    weights: Weights,
+    loras: Loras,
+    images: Images,
+    runs_dir: Path,
+) -> dict[str, Any]:
+    """Make what the job asks for, keeping each image as soon as it is finished.
+
+    A job that is taken over goes on behind the last image that was kept: image i depends on ``seed + i`` only.
+
+    Returns:
+        ``{"images": [id, ...]}``, in their order.
+    """
+    spec, prompt = read_payload(job)
+    saved = list(images.of_job(job.id))
+    done = saved[-1].record.index + 1 if saved else 0
+    preview = runs_dir / job.id / PREVIEW
+    if done < spec.count:
+        rest = spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done})
+        used = [loras.resolve(ref) for ref in spec.loras]
+        began = time.monotonic()
+        for made in generator.generate(
+            spec=rest,
+            prompt=prompt,
+            model=weights.locate(catalog.model(spec.base_model)),
+            loras=used,
+            preview=preview,
+            report=_behind(report, done=done, count=spec.count),
+        ):
+            ended = time.monotonic()
+            saved.append(
+                images.add(
+                    made.image,
+                    job_id=job.id,
+                    index=done + made.index,
+                    spec=spec,
+                    prompt=prompt,
+                    loras=used,
+                    seed=made.seed,
+                    seconds=ended - began,
+                )
+            )
+            began = ended
+    preview.unlink(missing_ok=True)
+    return {"images": [image.id for image in saved]}
+
+
+def _behind(report: Report, *, done: int, count: int) -> Report:
+    """Count the images of an earlier attempt as well."""
+
+    def passed_on(progress: Progress) -> Requests:
+        if progress.phase is not Phase.GENERATING or not done:
+            return report(progress)
+        steps = progress.total // (count - done)
+        return report(
+            progress.model_copy(
+                update={
+                    "step": progress.step + done * steps,
+                    "total": count * steps,
+                    "message": f"image {done + (progress.step - 1) // steps + 1} of {count}",
+                }
+            )
+        )
+
+    return passed_on

@@ -1,0 +1,165 @@
+"""What the page and the command line may do with images."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.base import validated
+from isengard.domain.generation import (
+    FoundSettings,
+    ImageSpec,
+    LocalLora,
+    SavedImage,
+    resolve_prompt,
+    with_trigger,
+)
+from isengard.domain.job import Job, JobKind, Lane
+from isengard.domain.lora import Lora
+from isengard.domain.model import ModelCard
+from isengard.errors import InvalidSpec
+from isengard.queue.base import JobQueue
+from isengard.store.artifacts import Images, Loras, read_settings
+from isengard.store.configs import Catalog
+from isengard.store.weights import Weights
+
+#: An image may be at most so many times larger per side than its model was made for.
+MAX_ENLARGEMENT = 2
+
+
+class ImageService:
+    """Makes generation jobs, and keeps the gallery and the list of LoRAs."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        catalog: Catalog,
+        weights: Weights,
+        loras: Loras,
+        images: Images,
+        draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
+    ) -> None:
+        self._queue = queue
+        self._catalog = catalog
+        self._weights = weights
+        self._loras = loras
+        self._images = images
+        self._draw_seed = draw_seed
+
+    def plan(self, *, template: str = "", overrides: Mapping[str, Any]) -> ImageSpec:
+        """Resolve a template to a whole spec, without starting anything.
+
+        What is not given comes from the model's card; the seed is drawn. Without a model, the one that the first LoRA
+        was made for is taken.
+
+        Raises:
+            NotFound: the template, the model or the LoRA that names the model.
+            InvalidSpec: names each wrong value.
+        """
+        given = {**(self._catalog.template(template).settings if template else {}), **overrides}
+        if not given.get("base_model"):
+            given["base_model"] = self._model_for(given.get("loras") or ())
+        card = self._catalog.model(given["base_model"])
+        side = card.resolutions[-1]
+        defaults = {
+            "width": side,
+            "height": side,
+            "num_inference_steps": card.num_inference_steps,
+            "guidance_scale": card.guidance_scale,
+            "seed": self._draw_seed(),
+            "template": template,
+        }
+        return validated(ImageSpec, {**defaults, **given})
+
+    def submit(self, spec: ImageSpec) -> Job:
+        """Enqueue a generation.
+
+        Raises:
+            NotFound: the model, a LoRA or a checkpoint.
+            InvalidSpec: a size the model was not made for, a LoRA of another family, a placeholder nobody fills.
+            MissingWeights: the base model is not on this machine.
+        """
+        card = self._catalog.model(spec.base_model)
+        _check_size(spec, card)
+        self._weights.locate(card)
+        for ref in spec.loras:
+            self._check_family(self._loras.get(ref.lora), card)
+        prompt = resolve_prompt(spec.prompt, self.local_loras(spec))
+        payload = {"spec": spec.model_dump(mode="json"), "prompt": prompt}
+        return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE)
+
+    def with_trigger(self, spec: ImageSpec) -> str:
+        """The prompt with ``[trigger] [class]`` in front when it calls up none of the LoRAs. Raises: NotFound."""
+        return with_trigger(spec.prompt, self.local_loras(spec))
+
+    def local_loras(self, spec: ImageSpec) -> tuple[LocalLora, ...]:
+        """The files of the spec's LoRAs. Raises: NotFound."""
+        return tuple(self._loras.resolve(ref) for ref in spec.loras)
+
+    def gallery(self, *, limit: int = 100) -> tuple[SavedImage, ...]:
+        """The newest images first."""
+        return self._images.list(limit=limit)
+
+    def of_job(self, job_id: str) -> tuple[SavedImage, ...]:
+        """What a job has made so far."""
+        return self._images.of_job(job_id)
+
+    def remove(self, image_id: str) -> None:
+        """Move an image into the trash. Raises: NotFound."""
+        self._images.remove(image_id)
+
+    def loras(self, *, character: str | None = None) -> tuple[Lora, ...]:
+        """All LoRAs, or those of one character; newest first."""
+        return self._loras.list(character=character)
+
+    def lora(self, lora_id: str) -> Lora:
+        """Raises: NotFound."""
+        return self._loras.get(lora_id)
+
+    def lora_path(self, lora_id: str) -> Path:
+        """The file of a LoRA, for other programs. Raises: NotFound."""
+        return self._loras.path(self._loras.get(lora_id))
+
+    def remove_lora(self, lora_id: str) -> None:
+        """Move a LoRA into the trash. Raises: NotFound."""
+        self._loras.remove(lora_id)
+
+    def read_settings(self, path: Path) -> FoundSettings:
+        """How a PNG was made, as far as a spec can say it. Raises: ImageRefused."""
+        return read_settings(path)
+
+    def _model_for(self, loras: Sequence[Any]) -> str:
+        """The model a LoRA is used with."""
+        if not loras:
+            known = ", ".join(card.name for card in self._catalog.models())
+            raise InvalidSpec(f"base_model is missing: choose a model ({known}) or a LoRA")
+        first = loras[0]
+        lora_id = first["lora"] if isinstance(first, Mapping) else first.lora
+        card = self._catalog.model(self._loras.get(lora_id).base_model)
+        return card.generates_with or card.name
+
+    def _check_family(self, lora: Lora, card: ModelCard) -> None:
+        trained_on = self._catalog.model(lora.base_model)
+        if trained_on.family is not card.family:
+            raise InvalidSpec(
+                f"LoRA {lora.id!r} was trained on {trained_on.name} ({trained_on.family}) and does not fit {card.name}"
+                f" ({card.family}); choose a model of the family {trained_on.family}"
+            )
+
+
+def read_payload(job: Job) -> tuple[ImageSpec, str]:
+    """The spec and the resolved prompt of a generation job. Raises: InvalidSpec."""
+    try:
+        return validated(ImageSpec, job.payload["spec"]), str(job.payload["prompt"])
+    except KeyError as error:
+        raise InvalidSpec(f"generation {job.id!r} has no {error} in its record; start it anew") from None
+
+
+def _check_size(spec: ImageSpec, card: ModelCard) -> None:
+    largest = card.resolutions[-1] * MAX_ENLARGEMENT
+    for name, value in (("width", spec.width), ("height", spec.height)):
+        if value > largest:
+            raise InvalidSpec(
+                f"{name}: {card.title} was made for {card.resolutions[-1]} pixels and makes at most {largest}, got {value}"
+            )

@@ -1,0 +1,274 @@
+"""What is made and kept: LoRAs and images."""
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from isengard import __version__
+from isengard.domain.base import validated
+from isengard.domain.generation import (
+    FoundSettings,
+    ImageRecord,
+    ImageSpec,
+    LocalLora,
+    LoraRef,
+    SavedImage,
+    UsedLora,
+)
+from isengard.domain.lora import Lora
+from isengard.errors import ImageRefused, InvalidSpec, NotFound
+from isengard.files import PARTIAL, replacing, sweep, write_text
+from isengard.store.parameters import ORIGIN, read_parameters, write_parameters
+from isengard.store.png_text import read_texts
+
+log = logging.getLogger(__name__)
+
+RECORD = "lora.json"
+#: Keyword of our own JSON in a PNG.
+OURS = "isengard"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class Loras:
+    """Finished LoRAs, a folder each: ``<id>/lora.json`` and ``<id>/<name>.safetensors``."""
+
+    def __init__(
+        self, *, loras_dir: Path, runs_dir: Path, trash_dir: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._loras_dir = loras_dir
+        self._runs_dir = runs_dir
+        self._trash_dir = trash_dir
+        self._clock = clock
+        self._lock = FileLock(loras_dir / ".lock", timeout=60)
+
+    def add(  # noqa: PLR0913 - plain facts, each by name
+        self,
+        *,
+        lora_id: str,
+        name: str,
+        character: str,
+        trigger: str,
+        class_word: str,
+        base_model: str,
+        steps: int,
+        source: Path,
+        details: dict[str, Any],
+    ) -> Lora:
+        """Keep a copy of ``source``. A LoRA of the same id is replaced: a job may be delivered twice.
+
+        Raises:
+            DiskFull.
+        """
+        lora = Lora(
+            id=lora_id,
+            name=name,
+            character=character,
+            trigger=trigger,
+            class_word=class_word,
+            base_model=base_model,
+            steps=steps,
+            filename=f"{slug(name)}.safetensors",
+            created_at=self._clock(),
+            details=details,
+        )
+        self._loras_dir.mkdir(parents=True, exist_ok=True)
+        with self._lock, replacing(self._loras_dir / lora_id) as folder:
+            sweep(self._loras_dir)
+            folder.mkdir()
+            shutil.copyfile(source, folder / lora.filename)
+            write_text(folder / RECORD, lora.model_dump_json(indent=2))
+        return lora
+
+    def get(self, lora_id: str) -> Lora:
+        """Raises: NotFound, with the ids there are."""
+        lora = _read_lora(self._loras_dir / lora_id) if _ID.fullmatch(lora_id) else None
+        if lora is None:
+            known = ", ".join(one.id for one in self.list()) or "none yet"
+            raise NotFound(f"there is no LoRA {lora_id!r} (known: {known})")
+        return lora
+
+    def list(self, *, character: str | None = None) -> tuple[Lora, ...]:
+        """All LoRAs, or those of one character; newest first."""
+        folders = (path for path in self._loras_dir.glob("*") if PARTIAL not in path.name and path.is_dir())
+        found = [lora for folder in folders if (lora := _read_lora(folder))]
+        chosen = [lora for lora in found if character in (None, lora.character)]
+        return tuple(sorted(chosen, key=lambda lora: (lora.created_at, lora.id), reverse=True))
+
+    def path(self, lora: Lora) -> Path:
+        """Its file."""
+        return self._loras_dir / lora.id / lora.filename
+
+    def remove(self, lora_id: str) -> None:
+        """Move a LoRA into the trash. Raises: NotFound."""
+        with self._lock:
+            lora = self.get(lora_id)
+            _trash(self._loras_dir / lora.id, self._trash_dir, self._clock())
+
+    def resolve(self, ref: LoraRef) -> LocalLora:
+        """The file to load.
+
+        Raises:
+            NotFound: the LoRA or the checkpoint, with those there are.
+        """
+        lora = self.get(ref.lora)
+        path, name = self.path(lora), lora.name
+        if ref.step is not None:
+            checkpoints = self._runs_dir / lora.id / "checkpoints"
+            path, name = checkpoints / f"step-{ref.step:08d}" / "lora.safetensors", f"{name}-step{ref.step}"
+            if not path.is_file():
+                steps = sorted(
+                    int(file.parent.name[5:]) for file in checkpoints.glob("step-*/lora.safetensors")
+                )
+                known = ", ".join(map(str, steps)) or "none"
+                raise NotFound(f"LoRA {lora.id!r} has no checkpoint of step {ref.step} (there are: {known})")
+        return LocalLora(
+            id=lora.id,
+            name=name,
+            path=path,
+            trigger=lora.trigger,
+            class_word=lora.class_word,
+            strength=ref.strength,
+        )
+
+
+class Images:
+    """Finished images: ``<job id>-<index>.png``, each with its record inside."""
+
+    def __init__(self, *, images_dir: Path, trash_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        self._images_dir = images_dir
+        self._trash_dir = trash_dir
+        self._clock = clock
+
+    def add(
+        self,
+        image: Image,
+        *,
+        job_id: str,
+        index: int,
+        spec: ImageSpec,
+        prompt: str,
+        loras: Sequence[LocalLora],
+        seed: int,
+        seconds: float,
+    ) -> SavedImage:
+        """Keep an image. The same job and index give one file, however often. Raises: DiskFull."""
+        record = ImageRecord(
+            job_id=job_id,
+            index=index,
+            spec=spec,
+            prompt=prompt,
+            seed=seed,
+            loras=tuple(
+                UsedLora(id=lora.id, name=lora.name, strength=lora.strength, hash=_short_hash(lora.path))
+                for lora in loras
+            ),
+            seconds=round(seconds, 3),
+            created_at=self._clock(),
+        )
+        inside = PngInfo()
+        inside.add_text(ORIGIN, write_parameters(record, version=__version__))
+        inside.add_itxt(OURS, record.model_dump_json())
+        image_id = f"{job_id}-{index}"
+        path = self._images_dir / f"{image_id}.png"
+        with replacing(path) as temporary:
+            image.save(temporary, "PNG", pnginfo=inside)
+        return SavedImage(id=image_id, path=path, record=record)
+
+    def get(self, image_id: str) -> SavedImage:
+        """Raises: NotFound."""
+        saved = _read_image(self._images_dir / f"{image_id}.png") if _ID.fullmatch(image_id) else None
+        if saved is None:
+            raise NotFound(f"there is no image {image_id!r}")
+        return saved
+
+    def list(self, *, limit: int = 100) -> tuple[SavedImage, ...]:
+        """The newest images first, by the time of their files."""
+        files = [(path.stat().st_mtime_ns, path) for path in self._images_dir.glob("*.png")]
+        found: list[SavedImage] = []
+        for _, path in sorted(files, reverse=True):
+            if len(found) == limit:
+                break
+            if saved := _read_image(path):
+                found.append(saved)
+        return tuple(found)
+
+    def of_job(self, job_id: str) -> tuple[SavedImage, ...]:
+        """What a job has made so far, in its order."""
+        found = (_read_image(path) for path in self._images_dir.glob(f"{job_id}-*.png"))
+        mine = [saved for saved in found if saved and saved.record.job_id == job_id]
+        return tuple(sorted(mine, key=lambda saved: saved.record.index))
+
+    def remove(self, image_id: str) -> None:
+        """Move an image into the trash. Raises: NotFound."""
+        _trash(self.get(image_id).path, self._trash_dir, self._clock())
+
+
+def read_settings(path: Path) -> FoundSettings:
+    """How a PNG of ours or of an A1111-style program was made.
+
+    Raises:
+        ImageRefused: not a PNG, a broken one, or one that holds no settings.
+    """
+    texts = read_texts(path, frozenset({OURS, ORIGIN}))
+    if OURS in texts:
+        try:
+            record = ImageRecord.model_validate_json(texts[OURS])
+        except ValidationError:
+            log.info("foreign image record", extra={"file": path.name})
+        else:
+            return FoundSettings(origin=OURS, settings=record.again.model_dump(mode="json"))
+    if ORIGIN in texts:
+        return read_parameters(texts[ORIGIN])
+    raise ImageRefused(
+        f"{path.name} holds no settings: it was not made here or by an A1111-style program, or they were removed"
+    )
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name: small letters, digits and hyphens."""
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower())) or "lora"
+
+
+def _read_lora(folder: Path) -> Lora | None:
+    """None when there is none that can be used."""
+    try:
+        lora = validated(Lora, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, InvalidSpec):
+        log.debug("no LoRA here", extra={"folder": folder.name})
+        return None
+    return lora if (folder / lora.filename).is_file() else None
+
+
+def _read_image(path: Path) -> SavedImage | None:
+    try:
+        record = ImageRecord.model_validate_json(read_texts(path, frozenset({OURS}))[OURS])
+    except (ImageRefused, KeyError, ValidationError):
+        return None
+    return SavedImage(id=path.stem, path=path, record=record)
+
+
+def _short_hash(path: Path) -> str:
+    try:
+        with safe_open(path, framework="np") as file:
+            return str((file.metadata() or {}).get("sshs_model_hash", ""))[:12]
+    except (OSError, SafetensorError):
+        return ""
+
+
+def _trash(path: Path, trash_dir: Path, now: float) -> None:
+    trash_dir.mkdir(parents=True, exist_ok=True)
+    while (target := trash_dir / f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{path.name}").exists():
+        now += 1
+    path.rename(target)

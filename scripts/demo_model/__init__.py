@@ -1,0 +1,1 @@
+"""The drawn world of the demo model: portraits, captions and example characters."""

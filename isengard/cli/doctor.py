@@ -30,6 +30,7 @@ GB = 10**9
 #: A run with all its checkpoints and its cache needs a few; a base model needs more.
 FREE_BYTES_ADVISED = 5 * GB
 FREE_BYTES_NEEDED = GB // 5
+PROBE = ["-m", "isengard.engines.probe"]
 PROBE_TIMEOUT_S = 120
 
 
@@ -117,7 +118,7 @@ def _unmet(requirement: Requirement) -> Iterator[str]:
 
 def _torch(settings: Settings) -> Iterator[Finding]:
     """In a process of its own: an import that crashes is just what the user needs to hear about."""
-    command = [sys.executable, "-m", "isengard.engines.probe", settings.device]
+    command = [sys.executable, *PROBE, settings.device]
     done = subprocess.run(  # noqa: S603  # our own module
         command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, cwd=ROOT, check=False
     )

@@ -30,10 +30,12 @@ log = logging.getLogger(__name__)
 #: Does the work of one job and returns its result, plain JSON values. Keys its outputs by the job's id: it may run twice.
 Handler = Callable[[Job, Report], dict[str, Any]]
 
-#: Progress is written this often at most, and a write may take this share of the handler's time at most.
-WRITE_EVERY_S, WRITE_SHARE = 0.25, 0.05
-#: A stop must be known after this time, also where writes are slow.
-LEARN_WITHIN_S = 2.0
+#: Progress that is no news is written this often.
+WRITE_EVERY_S = 0.25
+#: A report waits for the queue's answer when the last one is older: it may hold a stop.
+ANSWER_AGE_S = 1.0
+#: After the queue could not be reached.
+TRY_AGAIN_S = 1.0
 #: A worker that could not renew its lease for this share of it stops by itself, before the job is handed out again.
 OWN_FENCE = 0.8
 
@@ -41,7 +43,11 @@ _UNREACHABLE = (QueueUnavailable, DiskFull)
 
 
 class Reporter:
-    """The ``report`` a handler calls: writes the newest progress now and then, and raises what stops the job."""
+    """The ``report`` a handler calls: keeps the newest progress for the queue, and raises what stops the job.
+
+    A thread does the writing, so a handler with short steps never waits for the disk. It also renews the lease while
+    the handler is silent.
+    """
 
     def __init__(
         self,
@@ -53,45 +59,66 @@ class Reporter:
         clock: Callable[[], float],
     ) -> None:
         self._queue, self._job, self._lease_s, self._shutdown, self._clock = queue, job, lease_s, stop, clock
-        self._lock = threading.Lock()
+        self._answer_age_s = min(ANSWER_AGE_S, lease_s / 4)
+        self._state = threading.Condition()  # guards what follows
+        self._beating = threading.Lock()  # one heartbeat at a time
         self._newest: Progress | None = None
-        self._unsent = False
+        self._unsent = self._news = self._lost = self._done = False
         self._stop: Stop | None = None
         self._requests = Requests()
-        self._lost = False
-        self._renewed_at = clock()
-        self._next_write = self._renewed_at
+        self._renewed_at = self._next_write = clock()
+        self._next_try = 0.0
 
     def __call__(self, progress: Progress) -> Requests:
-        with self._lock:
-            at_once = self._is_news(progress)
+        with self._state:
+            self._news |= self._is_news(progress)
             self._newest, self._unsent = progress, True
-            if at_once or self._clock() >= self._next_write:
-                self._beat()
+            old = self._may_try() and self._clock() - self._renewed_at >= self._answer_age_s
+            if not old and self._has_to_write():
+                self._state.notify()
+        if old:
+            self._beat()
+        with self._state:
             self._raise_stop()
             requests, self._requests = self._requests, Requests()
             return requests
 
     @contextmanager
     def renewing(self) -> Iterator[None]:
-        """Renew the lease from a thread while the handler is silent, and send what was held back."""
-        done = threading.Event()
+        """Run the thread that talks to the queue."""
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._renew, done), name="lease", daemon=True)
+        thread = threading.Thread(target=context.run, args=(self._renew,), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            done.set()
+            with self._state:
+                self._done = True
+                self._state.notify()
             thread.join()
 
-    def _renew(self, done: threading.Event) -> None:
-        while not done.wait(min(1.0, self._lease_s / 8)):
-            with self._lock:
-                if self._unsent or self._clock() - self._renewed_at >= self._lease_s / 4:
-                    self._beat()
-                if self._lost:
+    def _renew(self) -> None:
+        while True:
+            with self._state:
+                if not self._done and not self._has_to_write():
+                    self._state.wait(min(1.0, self._lease_s / 8))
+                if self._done or self._lost:
                     return
+                silent = self._clock() - self._renewed_at >= self._lease_s / 4
+                due = self._has_to_write() or (silent and self._may_try())
+            if due:
+                self._beat()
+
+    def flush(self) -> None:
+        """Write what was not written yet."""
+        if self._unsent and not self._lost:
+            self._beat()
+
+    def _may_try(self) -> bool:
+        return not self._lost and self._clock() >= self._next_try
+
+    def _has_to_write(self) -> bool:
+        return self._unsent and self._may_try() and (self._news or self._clock() >= self._next_write)
 
     def _is_news(self, progress: Progress) -> bool:
         last = self._newest
@@ -102,23 +129,30 @@ class Reporter:
         )
 
     def _beat(self) -> None:
-        asked_at = self._clock()
-        try:
-            signals = self._queue.heartbeat(
-                self._job, lease_s=self._lease_s, progress=self._newest if self._unsent else None
-            )
-        except LeaseLost:
-            self._lost = True
-        except _UNREACHABLE as error:
-            log.warning("heartbeat failed", extra={"reason": str(error)})
-        else:
-            self._renewed_at, self._unsent, self._stop = asked_at, False, signals.stop
-            self._requests = Requests(
-                save=self._requests.save or signals.requests.save,
-                sample=self._requests.sample or signals.requests.sample,
-            )
-        now = self._clock()
-        self._next_write = now + min(LEARN_WITHIN_S, max(WRITE_EVERY_S, (now - asked_at) / WRITE_SHARE))
+        with self._beating:
+            with self._state:
+                progress = self._newest if self._unsent else None
+                self._unsent = self._news = False
+            asked_at = self._clock()
+            signals, lost = None, False
+            try:
+                signals = self._queue.heartbeat(self._job, lease_s=self._lease_s, progress=progress)
+            except LeaseLost:
+                lost = True
+            except _UNREACHABLE as error:
+                log.warning("heartbeat failed", extra={"reason": str(error)})
+            with self._state:
+                self._lost |= lost
+                self._next_write = asked_at + WRITE_EVERY_S
+                if signals is None:
+                    self._unsent |= progress is not None
+                    self._next_try = self._clock() + TRY_AGAIN_S
+                    return
+                self._renewed_at, self._stop = asked_at, signals.stop
+                self._requests = Requests(
+                    save=self._requests.save or signals.requests.save,
+                    sample=self._requests.sample or signals.requests.sample,
+                )
 
     def _raise_stop(self) -> None:
         if self._lost or self._clock() - self._renewed_at > OWN_FENCE * self._lease_s:
@@ -160,7 +194,7 @@ class Worker:
                 pause_s = poll_s
             except _UNREACHABLE as error:
                 log.warning("no job can be claimed", extra={"reason": str(error)})
-                pause_s = LEARN_WITHIN_S
+                pause_s = TRY_AGAIN_S
             stop.wait(pause_s)
 
     def run_one(self, stop: threading.Event | None = None) -> bool:
@@ -177,7 +211,9 @@ class Worker:
         )
         with bound(everywhere=self._owns_process, job_id=job.id), reporter.renewing():
             log.info("job started", extra={"kind": job.kind, "attempt": job.attempt, "worker": self._name})
-            self._tell(self._run(job, reporter))
+            outcome = self._run(job, reporter)
+            reporter.flush()
+            self._tell(outcome)
         return True
 
     def _run(self, job: Job, report: Report) -> Callable[[], None]:

@@ -52,7 +52,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_by_job ON events (job_id, number)",
     ),
 )
-BUSY_TIMEOUT_S = 10.0
+BUSY_TIMEOUT_S = 5.0
 
 
 class SqliteFile:

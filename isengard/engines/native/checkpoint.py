@@ -1,5 +1,6 @@
 """Checkpoints of a run: complete folders named by step, and the metrics beside them."""
 
+import hashlib
 import json
 import logging
 import re
@@ -7,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -60,19 +60,19 @@ class Checkpoints:
         with replacing(self.path(step)) as folder:
             folder.mkdir()
             torch.save(dict(state), folder / STATE)
-            (folder / ABOUT).write_text(json.dumps(dict(about), indent=2))
+            facts = {**about, "sha256": _sha256(folder / STATE)}
+            (folder / ABOUT).write_text(json.dumps(facts, indent=2))
             extra(folder)
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Load the newest checkpoint that is readable; a damaged one is passed over with a warning."""
+        """Load the newest checkpoint that is as it was written; a damaged one is passed over with a warning."""
         sweep(self._folder)
         for step in reversed(self.steps()):
-            try:
-                state = torch.load(self.path(step) / STATE, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-                log.warning("checkpoint unreadable", extra={"step": step, "error": str(error)})
-                continue
-            return step, state
+            path = self.path(step) / STATE
+            if path.is_file() and _sha256(path) == self.about(step).get("sha256"):
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return step, state
+            log.warning("checkpoint damaged", extra={"step": step})
         return None
 
     def about(self, step: int) -> dict[str, Any]:
@@ -96,6 +96,11 @@ class Checkpoints:
         for step in old - {best}:
             if not (self.path(step) / PINNED).exists():
                 shutil.rmtree(self.path(step))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Metrics:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from isengard.domain.captions import resolve_caption
 from isengard.domain.training import TrainingImage, TrainingSpec
 from isengard.engines.native.adapter import FamilyAdapter, PromptEmbeds
 from isengard.engines.native.buckets import Bucket, bucket_for
@@ -73,7 +74,9 @@ def prepare(
     marks = adapter.marks()
     latents = TensorCache(cache_dir / "latents")
     embeds = TensorCache(cache_dir / "prompts")
-    sample_prompts = [resolve(prompt, spec) for prompt in spec.sample_prompts]
+    sample_prompts = [
+        resolve_caption(prompt, spec.trigger, spec.class_word) for prompt in spec.sample_prompts
+    ]
     texts = list(dict.fromkeys([image.caption for image in images] + ["", *sample_prompts]))
     sizes = [(image, bucket) for image in images for bucket in _buckets(image, spec)]
     total = len(texts) + len(sizes)
@@ -123,11 +126,6 @@ def _buckets(image: TrainingImage, spec: TrainingSpec) -> list[Bucket]:
         for resolution in spec.resolutions
     ]
     return list(dict.fromkeys(sizes))
-
-
-def resolve(prompt: str, spec: TrainingSpec) -> str:
-    """Put the trigger and the class word into a prompt."""
-    return prompt.replace("[trigger]", spec.trigger).replace("[class]", spec.class_word)
 
 
 def load_pixels(path: Path, bucket: Bucket, *, mirror: bool) -> Tensor:

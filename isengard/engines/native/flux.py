@@ -57,7 +57,7 @@ class FluxAdapter:
             from diffusers import FluxPipeline  # seconds to import; not needed when all is cached
 
             self._text = FluxPipeline.from_pretrained(
-                self._model.path, transformer=None, vae=None, torch_dtype=self._encoder_dtype()
+                self._model.path, transformer=None, vae=None, dtype=self._encoder_dtype()
             ).to(self._device)
         with torch.no_grad():
             embeds, pooled, _ = self._text.encode_prompt(
@@ -75,7 +75,7 @@ class FluxAdapter:
         from diffusers import FluxTransformer2DModel
 
         denoiser = FluxTransformer2DModel.from_pretrained(
-            self._model.path / "transformer", torch_dtype=dtype, **quantization_config(quantization)
+            self._model.path / "transformer", dtype=dtype, **quantization_config(quantization)
         )
         return denoiser.to(self._device)
 
@@ -160,9 +160,7 @@ class FluxAdapter:
         if self._vae is None:
             from diffusers import AutoencoderKL
 
-            self._vae = AutoencoderKL.from_pretrained(
-                self._model.path / "vae", torch_dtype=self._encoder_dtype()
-            )
+            self._vae = AutoencoderKL.from_pretrained(self._model.path / "vae", dtype=self._encoder_dtype())
             self._vae.to(self._device).requires_grad_(False)  # torch's own signature
         return self._vae
 

@@ -112,7 +112,7 @@ class TrainingState:
         """
         limit = self._spec.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True).item()
-        rate = self._scheduler.get_last_lr()[0]
+        rate = self._optimizer.param_groups[0]["lr"]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailed(
                 f"the loss is no longer a number at step {self.step + 1} (loss {loss}, gradient norm {norm}, learning "
@@ -180,13 +180,17 @@ class TrainingState:
         lora.load_adapter_weights(self.denoiser, state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-        self._scheduler.base_lrs = [self._spec.learning_rate] * len(self._scheduler.base_lrs)
-        for group, rate in zip(self._optimizer.param_groups, self._scheduler.get_lr(), strict=True):
-            group["lr"] = rate
+        self._set_learning_rate(self._spec.learning_rate)
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])
         self._batches = state["batches"]
         return self.step
+
+    def _set_learning_rate(self, base: float) -> None:
+        """Put the schedule on another base rate; the same one changes nothing."""
+        self._scheduler.base_lrs = [base] * len(self._scheduler.base_lrs)
+        for group, factor in zip(self._optimizer.param_groups, self._scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self._scheduler.last_epoch)
 
     def _check_unchanged(self, before: dict[str, Any]) -> None:
         now = json.loads(self._spec.model_dump_json())

@@ -94,10 +94,10 @@ class _Run:
         self._checkpoints = Checkpoints(run_dir)
         self._samples = Samples(run_dir, spec, dataset.sample_prompts)
         progress.loading("transformer")
-        dtype = torch.float32
-        if spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE:
-            dtype = torch.bfloat16
-        denoiser = adapter.load_denoiser(dtype=dtype, quantization=spec.quantization)
+        self._bf16 = spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE
+        denoiser = adapter.load_denoiser(
+            dtype=torch.bfloat16 if self._bf16 else torch.float32, quantization=spec.quantization
+        )
         progress.loading("adapter")
         self._state = TrainingState(
             spec, model.card, denoiser, adapter=adapter, image_count=len(dataset.train)
@@ -202,9 +202,7 @@ class _Run:
             self._progress.sampled(self._samples.keep(image, step=self._state.step, number=number))
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self._spec.precision is Precision.BF16
-        )
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
 
 def _advice(spec: TrainingSpec) -> str:

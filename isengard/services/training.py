@@ -1,0 +1,122 @@
+"""What the page and the command line may do with trainings."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.base import validated
+from isengard.domain.job import Job, JobKind, Lane
+from isengard.domain.presets import resolve_spec
+from isengard.domain.training import RESUMABLE_FIELDS, TrainingImage, TrainingSpec
+from isengard.errors import InvalidSpec, NotFound
+from isengard.files import write_text
+from isengard.queue.base import JobQueue
+from isengard.services.characters import CharacterService
+from isengard.store.configs import Catalog
+from isengard.store.weights import Weights
+
+
+class TrainingService:
+    """Makes training jobs, and lets stopped ones go on."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        catalog: Catalog,
+        weights: Weights,
+        characters: CharacterService,
+        engines: Collection[str],
+        runs_dir: Path,
+    ) -> None:
+        self._queue = queue
+        self._catalog = catalog
+        self._weights = weights
+        self._characters = characters
+        self._engines = engines
+        self._runs_dir = runs_dir
+
+    def plan(
+        self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
+    ) -> TrainingSpec:
+        """Resolve the preset to a whole spec, without starting anything.
+
+        Raises:
+            NotFound: the character, model or preset.
+            InvalidSpec: names each wrong override.
+        """
+        character = self._characters.get(character_id)
+        spec = resolve_spec(
+            self._catalog.preset(preset),
+            self._catalog.model(base_model),
+            character=character.id,
+            trigger=character.trigger,
+            class_word=character.class_word,
+            image_count=len(character.images),
+            overrides=overrides,
+        )
+        if spec.engine not in self._engines:
+            known = ", ".join(sorted(self._engines))
+            raise InvalidSpec(f"engine must be one of {known}, got {spec.engine!r}")
+        return spec
+
+    def submit(self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]) -> Job:
+        """Enqueue a training. The images and captions are those of this moment.
+
+        Raises:
+            NotFound, InvalidSpec: as `plan`.
+            MissingWeights: the base model is not on this machine.
+        """
+        spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
+        self._weights.locate(self._catalog.model(base_model))
+        images = self._characters.training_images(character_id)
+        if not images:
+            raise InvalidSpec(f"character {character_id!r} has no image yet; add at least one, better 15")
+        return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images), lane=Lane.TRAINING)
+
+    def resume(self, job_id: str, changes: Mapping[str, Any]) -> Job:
+        """Let a failed or cancelled training go on from its last checkpoint, with changed settings if need be.
+
+        Raises:
+            NotFound, Conflict: no such job; it has not ended, or has succeeded.
+            InvalidSpec: a change that a started training cannot take, or a wrong value.
+        """
+        job = self._queue.get(job_id)
+        if job.kind is not JobKind.TRAIN_LORA:
+            raise InvalidSpec(f"job {job_id!r} is no training")
+        if fixed := sorted(set(changes) - RESUMABLE_FIELDS):
+            raise InvalidSpec(
+                f"{', '.join(fixed)} cannot change in a training that has started; "
+                f"these can: {', '.join(sorted(RESUMABLE_FIELDS))}"
+            )
+        spec, images = read_payload(job)
+        changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
+        return self._queue.requeue(job_id, payload(changed, images))
+
+    def pin(self, job_id: str, step: int, *, pinned: bool) -> None:
+        """Keep a checkpoint whatever the retention says, or no longer. Raises: NotFound."""
+        folder = self._runs_dir / self._queue.get(job_id).id / "checkpoints" / f"step-{step:08d}"
+        if not folder.is_dir():
+            have = sorted(int(entry.name[5:]) for entry in folder.parent.glob("step-" + "[0-9]" * 8))
+            raise NotFound(f"training {job_id!r} has no checkpoint at step {step} (it has: {have or 'none'})")
+        if pinned:
+            write_text(folder / "pinned", "")
+        else:
+            (folder / "pinned").unlink(missing_ok=True)
+
+
+def payload(spec: TrainingSpec, images: Collection[TrainingImage]) -> dict[str, Any]:
+    """Return what a training job carries: all it needs to be run anywhere at any time."""
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "images": [image.model_dump(mode="json") for image in images],
+    }
+
+
+def read_payload(job: Job) -> tuple[TrainingSpec, tuple[TrainingImage, ...]]:
+    """Return what `payload` packed. Raises: InvalidSpec when it is not readable any more."""
+    try:
+        spec, images = job.payload["spec"], job.payload["images"]
+    except KeyError as error:
+        raise InvalidSpec(f"training {job.id!r} has no {error} in its record; start it anew") from None
+    return validated(TrainingSpec, spec), tuple(validated(TrainingImage, image) for image in images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from isengard.domain.job import Job, JobKind
@@ -9,8 +10,10 @@ from isengard.engines.base import Report
 from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.characters import CharacterService
+from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
 from isengard.settings import ASSETS, Settings
+from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
@@ -25,6 +28,7 @@ class Application:
     catalog: Catalog
     weights: Weights
     characters: CharacterService
+    images: ImageService
     jobs: JobService
 
 
@@ -34,12 +38,17 @@ def build(settings: Settings) -> Application:
     store = CharacterStore(
         characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
     )
+    catalog = Catalog(settings.configs_dir)
+    weights = Weights(models_dir=settings.models_dir, assets_dir=ASSETS)
     return Application(
         settings=settings,
         queue=queue,
-        catalog=Catalog(settings.configs_dir),
-        weights=Weights(models_dir=settings.models_dir, assets_dir=ASSETS),
+        catalog=catalog,
+        weights=weights,
         characters=CharacterService(store=store),
+        images=ImageService(
+            queue=queue, catalog=catalog, weights=weights, loras=_loras(settings), images=_images(settings)
+        ),
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
     )
 
@@ -48,4 +57,29 @@ def build_handlers(
     settings: Settings, application: Application
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, so call it in the worker only."""
-    raise NotImplementedError(settings, application)
+    from isengard.engines.device import choose_device
+    from isengard.engines.pipelines.generator import PipelineGenerator
+    from isengard.handlers.generation import generate_images
+
+    generator = PipelineGenerator(device=choose_device(settings.device))
+    return {
+        JobKind.GENERATE_IMAGES: partial(
+            generate_images,
+            generator=generator,
+            catalog=application.catalog,
+            weights=application.weights,
+            loras=_loras(settings),
+            images=_images(settings),
+            runs_dir=settings.runs_dir,
+        ),
+    }
+
+
+def _loras(settings: Settings) -> Loras:
+    return Loras(
+        loras_dir=settings.loras_dir, runs_dir=settings.runs_dir, trash_dir=settings.trash_dir / "loras"
+    )
+
+
+def _images(settings: Settings) -> Images:
+    return Images(images_dir=settings.images_dir, trash_dir=settings.trash_dir / "images")

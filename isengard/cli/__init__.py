@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from isengard import __version__, logs
-from isengard.cli import characters, doctor, jobs, models, worker
+from isengard.cli import characters, doctor, generate, jobs, lora, models, worker
 from isengard.cli.common import err
 from isengard.errors import IsengardError
 from isengard.settings import Settings, WorkerMode
@@ -114,6 +114,8 @@ def main(
 
 
 app.add_typer(characters.app, name="characters")
+app.command("generate")(generate.generate)
+app.add_typer(lora.app, name="lora")
 app.add_typer(jobs.app, name="jobs")
 app.command("worker")(worker.worker)
 app.command("models")(models.models)

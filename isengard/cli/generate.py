@@ -1,0 +1,113 @@
+"""``python -m isengard generate``: images, with or without LoRAs."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isengard.cli.common import application, err, out, print_json
+from isengard.cli.follow import follow
+from isengard.domain.job import JobStatus
+from isengard.errors import IsengardError
+from isengard.services.images import ImageService
+from isengard.supervisor import local_worker
+from isengard.wiring import build_handlers
+
+_LORA = re.compile(r"(?P<lora>[\w-]+)(:(?P<strength>-?\d+(\.\d+)?))?(@(?P<step>\d+))?")
+_SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+def _loras(texts: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for text in texts:
+        match = _LORA.fullmatch(text)
+        if match is None:
+            raise typer.BadParameter(
+                f"must look like ID, ID:0.8 or ID:0.8@250, got {text!r}", param_hint="--lora"
+            )
+        found.append({name: value for name, value in match.groupdict().items() if value is not None})
+    return found
+
+
+def _size(text: str) -> dict[str, int]:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"must look like 768x1024, got {text!r}", param_hint="--size")
+    return {"width": int(match[1]), "height": int(match[2])}
+
+
+def _settings_of(images: ImageService, path: Path) -> dict[str, Any]:
+    found = images.read_settings(path)
+    for rest in found.unmapped:
+        err.print(f"not taken over from {path.name}: {rest}", markup=False)
+    return found.settings
+
+
+def generate(  # noqa: PLR0913 - each is an option
+    context: typer.Context,
+    *,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to show; [trigger] stands for the LoRAs' trigger words.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ID, ID:STRENGTH or ID:STRENGTH@STEP for an earlier checkpoint; several are added up."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model; that of the LoRA when left out.")] = None,
+    template: Annotated[str, typer.Option(help="Start from configs/generation/TEMPLATE.yaml.")] = "",
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Start from the settings inside this PNG.", exists=True, dir_okay=False),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Width x height in pixels, such as 768x1024.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same image; drawn when left out.")] = None,
+    count: Annotated[int | None, typer.Option(help="Images to make, with seed, seed + 1, ...")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Only queue the job and print its id.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Make images, and print where they are.
+
+      python -m isengard generate --model demo --prompt "a portrait of a person, pink background"
+
+      python -m isengard generate --lora JOB_ID:0.9 --prompt "a photo of [trigger] [class] in the rain" --count 4
+
+      python -m isengard generate --like image.png --seed 7
+
+    `python -m isengard lora list` shows the LoRAs.
+    """
+    app = application(context)
+    given = {
+        "prompt": prompt,
+        "base_model": model,
+        "loras": _loras(lora) if lora else None,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "count": count,
+        **(_size(size) if size else {}),
+    }
+    overrides = _settings_of(app.images, like) if like else {}
+    overrides |= {name: value for name, value in given.items() if value is not None}
+    spec = app.images.plan(template=template, overrides=overrides)
+    if app.images.with_trigger(spec) != spec.prompt:
+        err.print(
+            "the prompt calls up no LoRA; put [trigger] [class] where the character should be", markup=False
+        )
+    job = app.images.submit(spec)
+    if not detach:
+        with local_worker(app.settings, app.queue, lambda: build_handlers(app.settings, app)):
+            job = follow(app, job.id)
+        if job.error:
+            raise IsengardError(job.error.message)
+        if job.status is not JobStatus.SUCCEEDED:
+            raise IsengardError(f"job {job.id} is {job.status}; images it finished are kept")
+    made = app.images.of_job(job.id)
+    if as_json:
+        print_json({"job": job.id, "images": [image.model_dump(mode="json") for image in made]})
+    else:
+        out.print("\n".join(str(image.path) for image in made) or job.id, markup=False)

@@ -25,7 +25,7 @@ HELP = """Train an identity LoRA of a character and make images with it, on your
 
 Everything is kept under one data folder, and jobs go on after a crash or a restart.
 """
-EXAMPLES = """[bold]First steps[/bold]
+EXAMPLES = """**First steps**
 
   python -m isengard doctor             is this machine ready?
 
@@ -62,6 +62,7 @@ app = typer.Typer(
     help=HELP,
     epilog=EXAMPLES,
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # brackets stay as they are: [trigger]
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -85,7 +86,7 @@ def main(
     *,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Everything is kept in here. [dim]ISENGARD_DATA_DIR, else ./data[/dim]"),
+        typer.Option(help="Everything is kept in here. ISENGARD_DATA_DIR, else ./data."),
     ] = None,
     worker_mode: Annotated[
         WorkerMode | None,
@@ -113,10 +114,11 @@ def main(
     context.obj = settings
 
 
-app.add_typer(characters.app, name="characters")
-app.command("generate")(generate.generate)
-app.add_typer(lora.app, name="lora")
-app.add_typer(jobs.app, name="jobs")
-app.command("worker")(worker.worker)
-app.command("models")(models.models)
-app.command("doctor")(doctor.doctor)
+MAKE, KEPT, MACHINE = "From photos to images", "What there is", "This machine"
+app.add_typer(characters.app, name="characters", rich_help_panel=MAKE)
+app.command("generate", rich_help_panel=MAKE)(generate.generate)
+app.add_typer(lora.app, name="lora", rich_help_panel=KEPT)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=KEPT)
+app.command("models", rich_help_panel=KEPT)(models.models)
+app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)
+app.command("worker", rich_help_panel=MACHINE)(worker.worker)

@@ -44,7 +44,7 @@ def test_junk_in_any_field_is_accepted_or_refused_by_name(model, base):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_several_mistakes_at_once_are_each_named(seed):
-    rng = random.Random(seed)  # noqa: S311  # nothing is encrypted
+    rng = random.Random(seed)
     model, base = rng.choice([(TrainingSpec, TRAINING), (ImageSpec, IMAGE)])
     values = dict(base)
     for _ in range(rng.randint(1, 5)):

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 #: These put a handler of their own on their logger when they are imported, and cut it off from ours.
-LIBRARIES = ("diffusers", "transformers", "huggingface_hub")
+LIBRARIES = ("diffusers", "transformers", "huggingface_hub", "torch")
 #: Warnings are for developers, and the command line says itself what went wrong.
 NOT_FOR_A_PERSON = ("py.warnings", "isengard.cli")
 HIDDEN = "***"

@@ -1,6 +1,7 @@
 """The embedded job queue: one SQLite file, safe for many threads and processes of one machine or shared volume."""
 
 import json
+import logging
 import secrets
 import sqlite3
 import time
@@ -25,6 +26,8 @@ from isengard.domain.job import (
 from isengard.errors import Conflict, LeaseLost, NotFound, WorkerLost
 from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S
 from isengard.queue.sqlite_file import SqliteFile
+
+log = logging.getLogger(__name__)
 
 _ENDED_BADLY = (JobStatus.FAILED, JobStatus.CANCELLED)
 
@@ -55,7 +58,9 @@ class SqliteQueue:
                 (job_id, kind, lane, JobStatus.QUEUED, json.dumps(payload), now, now),
             )
             _event(connection, job_id, now, "queued")
-            return _job(_row(connection, job_id))
+            job = _job(_row(connection, job_id))
+        log.info("job queued", extra={"job_id": job_id, "kind": kind, "lane": lane})
+        return job
 
     def claim(self, worker: str, *, lease_s: float, lanes: Collection[Lane] = tuple(Lane)) -> Job | None:
         now = self._clock()

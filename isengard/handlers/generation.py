@@ -1,6 +1,7 @@
 """Images on request."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def generate_images(
             )
             began = ended
     preview.unlink(missing_ok=True)
+    with suppress(OSError):  # it has something else in it, or never was
+        preview.parent.rmdir()
     return {"images": [image.id for image in saved]}
 
 

@@ -11,7 +11,9 @@ from isengard.domain.generation import FoundSettings, ImageRecord, ImageSpec
 from isengard.errors import InvalidSpec
 
 ORIGIN = "parameters"
-_PAIR = re.compile(r'\s*([A-Z][\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+#: Characters of the last line that are looked at; every repetition below is bounded, so no text takes long.
+_MAX_PAIRS = 20_000
+_PAIR = re.compile(r'([A-Z][\w /-]{0,40}):\s?("(?:[^"\\]|\\.){0,4000}"|[^,]*)(?:,|$)')
 _LORA = re.compile(r"<lora:[^<>]{1,200}>")
 _LAST_LINE = re.compile(r"^Steps: \d+", re.MULTILINE)
 _FIELDS = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed"}
@@ -45,7 +47,7 @@ def read_parameters(text: str) -> FoundSettings:
     if negative:
         unmapped.append(f"Negative prompt: {unwanted.strip()}")
     candidates: list[tuple[str, dict[str, Any]]] = [("prompt", {"prompt": _LORA.sub("", prompt).strip()})]
-    for key, value in _PAIR.findall(numbers):
+    for key, value in _PAIR.findall(numbers[:_MAX_PAIRS]):
         size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value.strip())
         if key in _FIELDS:
             candidates.append((f"{key}: {value}", {_FIELDS[key]: value.strip()}))

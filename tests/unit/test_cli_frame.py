@@ -158,3 +158,14 @@ def test_an_unknown_model_is_answered_with_the_known_ones(run):
     result = run("models", "sdx")
     assert result.exit_code == 1
     assert "known: demo, flux1-dev" in result.stderr
+
+
+def test_a_terminal_that_lacks_a_letter_still_gets_an_answer(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "isengard", "--data-dir", str(tmp_path / "é"), "models", "sdxl"],
+        capture_output=True,
+        cwd=ROOT,
+        env={"PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert rb"\xe9/models/sdxl" in done.stdout

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import typer
@@ -11,7 +12,9 @@ from rich.progress import Progress as Bar
 
 from isengard.cli.common import err
 from isengard.domain.job import Job, JobStatus, Phase, Progress
-from isengard.wiring import Application
+from isengard.errors import IsengardError
+from isengard.supervisor import local_worker
+from isengard.wiring import Application, build_handlers
 
 LOOK_EVERY_S = 0.2
 #: Without a terminal, lines of one phase come this far apart.
@@ -55,6 +58,27 @@ def follow(application: Application, job_id: str) -> Job:
         raise typer.Exit(130) from None
 
 
+def working(application: Application) -> AbstractContextManager[None]:
+    """See to it that a worker runs while the block does, one of our own where there is none."""
+    return local_worker(
+        application.settings, application.queue, lambda: build_handlers(application.settings, application)
+    )
+
+
+def finish(application: Application, job_id: str) -> Job:
+    """Follow a job to its end and return it, succeeded.
+
+    Raises:
+        IsengardError: it failed, was cancelled or paused; says what now.
+    """
+    job = follow(application, job_id)
+    if job.error:
+        raise IsengardError(f"{job.error.message} (job {job_id})")
+    if job.status is not JobStatus.SUCCEEDED:
+        raise IsengardError(f"job {job_id} is {job.status}; what it finished is kept")
+    return job
+
+
 def waiting(ahead: int) -> str:
     return f"waiting, {ahead} before it" if ahead else "waiting for a worker"
 
@@ -66,7 +90,7 @@ def facts(progress: Progress) -> str:
         said.append(f"loss {progress.loss:.4f}")
     if progress.validation_loss is not None:
         said.append(f"validation {progress.validation_loss:.4f}")
-    if progress.steps_per_s is not None:
+    if progress.steps_per_s:
         slow = progress.steps_per_s < 1
         said.append(
             f"{1 / progress.steps_per_s:.1f} s/step" if slow else f"{progress.steps_per_s:.1f} steps/s"

@@ -1,5 +1,6 @@
 """``python -m isengard jobs``: what is running, what waits, and what became of the rest."""
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -7,11 +8,8 @@ import typer
 from rich.table import Table
 
 from isengard.cli.common import application, err, out, print_json
-from isengard.cli.follow import duration, facts, follow
-from isengard.domain.job import Job, JobStatus
-from isengard.errors import IsengardError
-from isengard.supervisor import local_worker
-from isengard.wiring import build_handlers
+from isengard.cli.follow import duration, facts, finish, working
+from isengard.domain.job import Job, JobKind, JobStatus, Stop
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,9 +34,11 @@ def list_jobs(
     if as_json:
         print_json([job.model_dump(mode="json") for job in found])
         return
-    table = Table("Job", "Kind", "Of", "State", "Progress", "Made", box=None)
+    table, now = Table(box=None), time.time()
+    for title in ("Job", "What", "State", "Progress", "Age"):
+        table.add_column(title, no_wrap=title != "What")
     for job in found:
-        table.add_row(job.id, job.kind, subject(job), state(job), steps(job), moment(job.created_at))
+        table.add_row(job.id, subject(job), state(job), steps(job), duration(now - job.created_at))
     out.print(table if found else "no jobs yet")
 
 
@@ -53,8 +53,7 @@ def show(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> N
         return
     lines = {
         "job": job.id,
-        "kind": job.kind,
-        "of": subject(job),
+        "what": subject(job),
         "state": state(job),
         "progress": steps(job),
         "course": facts(job.progress) if job.progress else "",
@@ -74,11 +73,8 @@ def watch(context: typer.Context, job_id: JobId) -> None:
     """Follow a job until it ends, with a worker for it if none is running. Ctrl-C stops watching, not the job."""
     ours = application(context)
     ours.jobs.get(job_id)
-    with local_worker(ours.settings, ours.queue, lambda: build_handlers(ours.settings, ours)):
-        job = follow(ours, job_id)
-    if job.error:
-        raise IsengardError(job.error.message)
-    out.print(said(job))
+    with working(ours):
+        out.print(said(finish(ours, job_id)))
 
 
 @app.command()
@@ -145,14 +141,16 @@ def remove(
 
 
 def subject(job: Job) -> str:
-    """Whom or what the job is about, short enough for a table."""
+    """What the job is for, in one line."""
     spec = job.payload.get("spec", {})
-    text = str(spec.get("character") or spec.get("prompt") or "")
-    return text if len(text) <= 40 else text[:39] + "…"
+    if job.kind is JobKind.TRAIN_LORA:
+        return f"training of {spec.get('character', '?')}"
+    prompt = " ".join(str(spec.get("prompt", "?")).split())
+    return f"images: {prompt if len(prompt) <= 40 else prompt[:39] + '…'}"
 
 
 def state(job: Job) -> str:
-    return f"{job.status}, {job.stop} asked" if job.stop else job.status
+    return {Stop.CANCEL: "cancelling", Stop.PAUSE: "pausing"}.get(job.stop or Stop.YIELD, job.status)
 
 
 def steps(job: Job) -> str:

@@ -160,6 +160,25 @@ def test_the_worker_command_refuses_to_be_the_second(call, application):
     assert "is running already" in said.stderr
 
 
+@pytest.fixture
+def counting(monkeypatch):
+    """Handlers that come without the engines, whose import takes seconds."""
+    monkeypatch.setattr("isengard.cli.worker.build_handlers", lambda *_: {JobKind.TRAIN_LORA: steps})
+
+
+def test_a_worker_can_end_when_nothing_waits_any_more(call, queue, counting):
+    jobs = [waiting(queue) for _ in range(2)]
+    said = call("worker", "--once")
+    assert (said.exit_code, "is ready" in said.stderr) == (0, True)
+    assert [queue.get(job.id).status for job in jobs] == [JobStatus.SUCCEEDED] * 2
+
+
+def test_a_worker_of_a_dead_parent_ends_by_itself(call, queue, counting):
+    job = waiting(queue)
+    assert call("worker", "--parent", "1000000000").exit_code == 0
+    assert queue.get(job.id).status is JobStatus.QUEUED
+
+
 # Following
 
 

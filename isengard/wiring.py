@@ -12,11 +12,15 @@ from isengard.queue.sqlite import SqliteQueue
 from isengard.services.characters import CharacterService
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
+from isengard.services.training import TrainingService
 from isengard.settings import ASSETS, Settings
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
+
+#: Training engines by the name that `TrainingSpec.engine` gives; `build_handlers` makes them.
+ENGINES = ("native",)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Application:
     catalog: Catalog
     weights: Weights
     characters: CharacterService
+    training: TrainingService
     images: ImageService
     jobs: JobService
 
@@ -35,17 +40,27 @@ class Application:
 def build(settings: Settings) -> Application:
     """Wire the services. Imports no engine."""
     queue = SqliteQueue(settings.jobs_db)
-    store = CharacterStore(
-        characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
-    )
     catalog = Catalog(settings.configs_dir)
     weights = Weights(models_dir=settings.models_dir, assets_dir=ASSETS)
+    characters = CharacterService(
+        store=CharacterStore(
+            characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
+        )
+    )
     return Application(
         settings=settings,
         queue=queue,
         catalog=catalog,
         weights=weights,
-        characters=CharacterService(store=store),
+        characters=characters,
+        training=TrainingService(
+            queue=queue,
+            catalog=catalog,
+            weights=weights,
+            characters=characters,
+            engines=ENGINES,
+            runs_dir=settings.runs_dir,
+        ),
         images=ImageService(
             queue=queue, catalog=catalog, weights=weights, loras=_loras(settings), images=_images(settings)
         ),
@@ -56,19 +71,36 @@ def build(settings: Settings) -> Application:
 def build_handlers(
     settings: Settings, application: Application
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
-    """What a worker runs, by kind of job. Imports the engines, so call it in the worker only."""
+    """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
+    from isengard.domain.model import Family
     from isengard.engines.device import choose_device
+    from isengard.engines.native.flux import FluxAdapter
+    from isengard.engines.native.trainer import NativeTrainer
     from isengard.engines.pipelines.generator import PipelineGenerator
+    from isengard.engines.pipelines.verifier import PipelineVerifier
     from isengard.handlers.generation import generate_images
+    from isengard.handlers.training import TrainLora
 
-    generator = PipelineGenerator(device=choose_device(settings.device))
+    device = choose_device(settings.device)
+    generator = PipelineGenerator(device=device)
+    loras = _loras(settings)
     return {
+        JobKind.TRAIN_LORA: TrainLora(
+            trainers={"native": NativeTrainer(adapters={Family.FLUX: FluxAdapter}, device=device)},
+            generator=generator,
+            verifier=PipelineVerifier(generator=generator),
+            catalog=application.catalog,
+            weights=application.weights,
+            loras=loras,
+            runs_dir=settings.runs_dir,
+            cache_dir=settings.cache_dir,
+        ),
         JobKind.GENERATE_IMAGES: partial(
             generate_images,
             generator=generator,
             catalog=application.catalog,
             weights=application.weights,
-            loras=_loras(settings),
+            loras=loras,
             images=_images(settings),
             runs_dir=settings.runs_dir,
         ),

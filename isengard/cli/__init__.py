@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from isengard import __version__, logs
-from isengard.cli import characters, doctor, generate, jobs, lora, models, worker
+from isengard.cli import characters, demo, doctor, generate, jobs, lora, models, train, worker
 from isengard.cli.common import err
 from isengard.errors import IsengardError
 from isengard.settings import Settings, WorkerMode
@@ -115,9 +115,12 @@ def main(
 
 
 MAKE, KEPT, MACHINE = "From photos to images", "What there is", "This machine"
+app.command("demo", rich_help_panel=MAKE)(demo.demo)
 app.add_typer(characters.app, name="characters", rich_help_panel=MAKE)
+app.command("train", rich_help_panel=MAKE)(train.train)
 app.command("generate", rich_help_panel=MAKE)(generate.generate)
 app.add_typer(lora.app, name="lora", rich_help_panel=KEPT)
+jobs.app.command("retry")(train.retry)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=KEPT)
 app.command("models", rich_help_panel=KEPT)(models.models)
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)

@@ -7,12 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from isengard.cli.common import application, err, out, print_json
-from isengard.cli.follow import follow
-from isengard.domain.job import JobStatus
-from isengard.errors import IsengardError
+from isengard.cli.follow import finish, working
 from isengard.services.images import ImageService
-from isengard.supervisor import local_worker
-from isengard.wiring import build_handlers
 
 _LORA = re.compile(r"(?P<lora>[\w-]+)(:(?P<strength>-?\d+(\.\d+)?))?(@(?P<step>\d+))?")
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -100,12 +96,8 @@ def generate(  # noqa: PLR0913 - each is an option
         )
     job = app.images.submit(spec)
     if not detach:
-        with local_worker(app.settings, app.queue, lambda: build_handlers(app.settings, app)):
-            job = follow(app, job.id)
-        if job.error:
-            raise IsengardError(job.error.message)
-        if job.status is not JobStatus.SUCCEEDED:
-            raise IsengardError(f"job {job.id} is {job.status}; images it finished are kept")
+        with working(app):
+            finish(app, job.id)
     made = app.images.of_job(job.id)
     if as_json:
         print_json({"job": job.id, "images": [image.model_dump(mode="json") for image in made]})

@@ -72,7 +72,8 @@ class TrainingService:
         images = self._characters.training_images(character_id)
         if not images:
             raise InvalidSpec(f"character {character_id!r} has no image yet; add at least one, better 15")
-        return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images), lane=Lane.TRAINING)
+        name = self._characters.get(character_id).name
+        return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
 
     def resume(self, job_id: str, changes: Mapping[str, Any]) -> Job:
         """Let a failed or cancelled training go on from its last checkpoint, with changed settings if need be.
@@ -89,9 +90,9 @@ class TrainingService:
                 f"{', '.join(fixed)} cannot change in a training that has started; "
                 f"these can: {', '.join(sorted(RESUMABLE_FIELDS))}"
             )
-        spec, images = read_payload(job)
+        spec, images, name = read_payload(job)
         changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
-        return self._queue.requeue(job_id, payload(changed, images))
+        return self._queue.requeue(job_id, payload(changed, images, name))
 
     def pin(self, job_id: str, step: int, *, pinned: bool) -> None:
         """Keep a checkpoint whatever the retention says, or no longer. Raises: NotFound."""
@@ -105,18 +106,23 @@ class TrainingService:
             (folder / "pinned").unlink(missing_ok=True)
 
 
-def payload(spec: TrainingSpec, images: Collection[TrainingImage]) -> dict[str, Any]:
+def payload(spec: TrainingSpec, images: Collection[TrainingImage], name: str) -> dict[str, Any]:
     """Return what a training job carries: all it needs to be run anywhere at any time."""
     return {
         "spec": spec.model_dump(mode="json"),
         "images": [image.model_dump(mode="json") for image in images],
+        "name": name,
     }
 
 
-def read_payload(job: Job) -> tuple[TrainingSpec, tuple[TrainingImage, ...]]:
+def read_payload(job: Job) -> tuple[TrainingSpec, tuple[TrainingImage, ...], str]:
     """Return what `payload` packed. Raises: InvalidSpec when it is not readable any more."""
     try:
-        spec, images = job.payload["spec"], job.payload["images"]
+        spec, images, name = job.payload["spec"], job.payload["images"], job.payload["name"]
     except KeyError as error:
         raise InvalidSpec(f"training {job.id!r} has no {error} in its record; start it anew") from None
-    return validated(TrainingSpec, spec), tuple(validated(TrainingImage, image) for image in images)
+    return (
+        validated(TrainingSpec, spec),
+        tuple(validated(TrainingImage, image) for image in images),
+        str(name),
+    )

@@ -1,0 +1,72 @@
+"""Trainings on request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.captions import resolve_caption
+from isengard.domain.generation import LocalLora
+from isengard.domain.job import Job
+from isengard.engines.base import ImageGenerator, LoraTrainer, LoraVerifier, Report
+from isengard.services.training import read_payload
+from isengard.store.artifacts import Loras
+from isengard.store.configs import Catalog
+from isengard.store.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLora:
+    """Trains, proves that the LoRA works, and files it under the job's id."""
+
+    trainers: Mapping[str, LoraTrainer]
+    generator: ImageGenerator
+    verifier: LoraVerifier
+    catalog: Catalog
+    weights: Weights
+    loras: Loras
+    runs_dir: Path
+    cache_dir: Path
+
+    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
+        """Run one job. The warm pipeline is dropped first: a training needs the whole device.
+
+        Returns:
+            ``{"lora", "steps", "validation_losses", "best_step", "verification"}``; before.png and after.png of the
+            verification are in the run's folder.
+        """
+        spec, images, name = read_payload(job)
+        model = self.weights.locate(self.catalog.model(spec.base_model))
+        run_dir = self.runs_dir / job.id
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.generator.unload()
+        trained = self.trainers[spec.engine].train(
+            spec=spec, model=model, images=images, run_dir=run_dir, cache_dir=self.cache_dir, report=report
+        )
+        prompt = spec.sample_prompts[0] if spec.sample_prompts else ""
+        verification = self.verifier.verify(
+            model=model,
+            lora=LocalLora(id=job.id, name=name, path=trained.path, trigger=spec.trigger),
+            prompt=resolve_caption(prompt, spec.trigger, spec.class_word),
+            out_dir=run_dir,
+            resolution=spec.sample_resolution,
+            steps=spec.sample_steps,
+            report=report,
+        )
+        details = {
+            "validation_losses": [list(pair) for pair in trained.validation_losses],
+            "best_step": trained.best_step,
+            "verification": verification.model_dump(),
+        }
+        self.loras.add(
+            lora_id=job.id,
+            name=name,
+            character=spec.character,
+            trigger=spec.trigger,
+            class_word=spec.class_word,
+            base_model=spec.base_model,
+            steps=trained.steps,
+            source=trained.path,
+            details=details,
+        )
+        return {"lora": job.id, "steps": trained.steps, **details}

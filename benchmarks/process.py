@@ -1,0 +1,26 @@
+"""Measuring in fresh processes, and showing what came out."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def fresh(module: str, arguments: Sequence[str]) -> Any:
+    """Run ``python -m module arguments`` and return the JSON it printed last; a failure ends the benchmark with its output."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own modules
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def shown(table: Table) -> str:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()

@@ -1,0 +1,64 @@
+"""The benchmarks run and end by themselves. What they measure is not judged here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import resume, train_step
+from benchmarks.process import fresh
+from benchmarks.task import Measured, step_seconds
+
+
+@pytest.mark.slow
+def test_train_step_measures_both_loops_on_the_same_adapter(tmp_path, capsys):
+    train_step.main(["--steps", "6", "--rounds", "1", "--json", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    (pair,) = result["rounds"]
+    assert pair["ours"]["parameters"] == pair["textbook"]["parameters"]
+    assert [len(pair[loop]["seconds"]) for loop in train_step.LOOPS] == [1, 1]
+    printed = capsys.readouterr().out
+    assert "peak MiB" in printed
+    assert "ours by textbook" in printed
+
+
+@pytest.mark.slow
+def test_resume_tells_what_a_start_with_and_without_a_checkpoint_takes(tmp_path, capsys):
+    resume.main(["--rounds", "1", "--json", str(tmp_path / "result.json")])
+    (pair,) = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rounds"]
+    for start in resume.STARTS:
+        assert tuple(pair[start]) == resume.PARTS
+        assert all(seconds >= 0 for seconds in pair[start].values())
+    assert "in all" in capsys.readouterr().out
+
+
+def test_seconds_per_step_leave_out_the_warm_up():
+    marks = [0, 10, 20, 30, 40, 50, 51, 53]
+    assert step_seconds(marks) == (1, 2)
+
+
+def test_a_rounds_ratio_is_above_one_when_ours_is_faster():
+    ours, textbook = (Measured(seconds=(s,), peak_bytes=2**20, parameters=1) for s in (0.5, 0.6))
+    one = train_step.Round(ours=ours, textbook=textbook)
+    assert one.ratio == pytest.approx(1.2)
+    assert "0.5000" in train_step.table([one], title="round")
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "5"], ["--rounds", "0"]])
+def test_train_step_refuses_what_it_cannot_measure(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train_step.main(arguments)
+    assert "must be" in capsys.readouterr().err
+
+
+def test_resume_refuses_no_rounds(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        resume.main(["--rounds", "0"])
+    assert "--rounds must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_a_failing_process_ends_the_benchmark_with_its_output(tmp_path: Path):
+    with pytest.raises(
+        SystemExit, match=r"benchmarks.train_step --only nothing ended with 2:(.|\n)*invalid choice"
+    ):
+        fresh("benchmarks.train_step", ["--only", "nothing"])

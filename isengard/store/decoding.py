@@ -7,18 +7,16 @@ import warnings
 import zlib
 from dataclasses import dataclass
 
-import pi_heif
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from isengard.errors import ImageRefused
+from isengard.store.heic import is_heic, to_png
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 64
 
-pi_heif.register_heif_opener(thumbnails=False, depth_images=False)
-
-#: The decoders that an upload may reach.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
+#: The decoders that an upload may reach in this process; for HEIC see `isengard.store.heic`.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _SPOKEN_FORMATS = "JPEG, PNG, WebP, TIFF, BMP, AVIF or HEIC"
 
 #: What Pillow's and libheif's decoders raise when bytes are wrong: nearly anything.
@@ -86,9 +84,9 @@ def decode(content: bytes, *, min_side: int = MIN_SIDE) -> CleanImage:
         raise ImageRefused("the file is empty (0 bytes)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = _open(content)
+        image = _open(content, min_side)
         try:
-            _check_header(image, min_side)
+            check_header(image, min_side)
             image.load()
             notes: list[str] = []
             pixels = _upright(image, _in_srgb(image, notes))
@@ -131,12 +129,14 @@ def difference_hash(image: Image.Image) -> str:
     return f"{int(bits, 2):016x}"
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes, min_side: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except UnidentifiedImageError as error:
+        if is_heic(content):
+            return _open(to_png(content, min_side=min_side), min_side)
         kind = _kind_of(content)
         found = f"the file is {kind}" if kind else "no picture can be read from it (unknown or damaged)"
         raise ImageRefused(f"{found}; send {_SPOKEN_FORMATS}") from error
@@ -144,7 +144,8 @@ def _open(content: bytes) -> Image.Image:
         raise ImageRefused(f"the picture's header is damaged ({_first_line(error)})") from error
 
 
-def _check_header(image: Image.Image, min_side: int) -> None:
+def check_header(image: Image.Image, min_side: int) -> None:
+    """Refuse what is not worth decoding. Raises: ImageRefused."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(image)
     if min(image.size) < min_side:

@@ -7,7 +7,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from isengard.domain.character import NEAR_DUPLICATE_BITS
 from isengard.errors import ImageRefused
-from isengard.store import decoding
+from isengard.store import decoding, heic
 from isengard.store.decoding import decode, difference_hash
 from tests.unit.character_pictures import HEIC, encoded, picture
 
@@ -214,6 +214,23 @@ def test_over_100_megapixels_are_refused_by_the_header_alone(side):
     png[16:29] = header
     png[29:33] = struct.pack(">I", __import__("zlib").crc32(b"IHDR" + header))
     assert "over 100 megapixels" in refusal(bytes(png))
+
+
+def test_a_heic_that_crashes_its_decoder_is_refused_like_others():
+    assert "damaged" in refusal((HEIC / "crashes-pi-heif.heic").read_bytes())
+
+
+def test_a_truncated_heic_is_refused():
+    assert "damaged" in refusal((HEIC / "plain.heic").read_bytes()[:600])
+
+
+def test_a_heic_is_judged_by_its_header_too():
+    assert "needs 128 pixels" in refusal((HEIC / "plain.heic").read_bytes(), min_side=128)
+
+
+def test_a_heic_that_takes_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(heic, "TIMEOUT_S", 0.0)
+    assert "could not be read within" in refusal((HEIC / "plain.heic").read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"])

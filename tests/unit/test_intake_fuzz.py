@@ -119,7 +119,7 @@ def zip_bytes(entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED
 
 def bad_archives(chance: random.Random) -> Iterator[tuple[str, bytes]]:
     good = zip_bytes({"a.jpg": ORIGINALS["jpg"], "b/a.png": ORIGINALS["png"], "b/a.txt": b"[trigger]"})
-    for number in range(5):
+    for number in range(3):
         for content in damaged(good, chance):
             yield f"damaged-{number}-{zlib.crc32(content)}.zip", content
     directory = good.index(b"PK\x01\x02")
@@ -156,13 +156,14 @@ def bad(tmp_path) -> list[Path]:
         for number in range(2)
         for name, original in ORIGINALS.items()
         for index, content in enumerate(damaged(original, chance))
+        if number == 0 or name != "heic"  # each starts a process
     ]
     files += [*lying_headers(chance), *strange_files(chance), *bad_archives(chance)]
     return [write(tmp_path / "bad", name, content) for name, content in files]
 
 
 def test_hundreds_of_bad_files_get_a_reason_each_and_cost_no_good_one(service, bad, tmp_path, capfd):
-    assert len(bad) > 500
+    assert len(bad) > 480
     good = [write(tmp_path / "good", f"good-{seed}.png", encoded(picture(seed))) for seed in range(20)]
     batch = [*bad, *good]
     random.Random(1).shuffle(batch)

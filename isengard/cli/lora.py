@@ -54,12 +54,8 @@ def show(context: typer.Context, lora: Source, *, as_json: AsJson = False) -> No
     if as_json:
         print_json({"path": path, "modules": count, "metadata": metadata})
         return
-    table = Table(box=None, show_header=False)
-    table.add_row("file", str(path))
-    table.add_row("modules", str(count))
-    for key, value in sorted(metadata.items()):
-        table.add_row(key, value)
-    out.print(table)
+    for key, value in {"file": path, "modules": count, **dict(sorted(metadata.items()))}.items():
+        out.print(f"{key:>33}  {value}", markup=False)
 
 
 @app.command()

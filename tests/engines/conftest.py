@@ -1,4 +1,4 @@
-"""Real FLUX pipelines small enough for a test."""
+"""Real trainings small enough for a test."""
 
 from pathlib import Path
 
@@ -8,38 +8,15 @@ from isengard.domain.model import Family, LocalModel, ModelCard
 from isengard.domain.training import TrainingImage, TrainingSpec
 from tests.engines.pictures import picture
 
-ASSETS = Path(__file__).parents[2] / "isengard" / "assets"
-
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> LocalModel:
-    """The demo model with a transformer of one block of each kind and random weights."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    folder = tmp_path_factory.mktemp("tiny-flux")
-    for entry in (ASSETS / "demo-base").iterdir():
-        if entry.name != "transformer":
-            (folder / entry.name).symlink_to(entry)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=128,
-            pooled_projection_dim=64,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
-    transformer.save_pretrained(folder / "transformer")
+def tiny_model(tiny_flux: Path) -> LocalModel:
+    """The tiny FLUX with its card."""
     card = ModelCard(
         name="tiny",
         title="Tiny FLUX",
         family=Family.FLUX,
-        path=folder,
+        path=tiny_flux,
         licence="none",
         licence_url="https://example.org",
         resolutions=(64,),
@@ -49,7 +26,7 @@ def tiny_model(tmp_path_factory) -> LocalModel:
         train_memory_gb=0.1,
         generate_memory_gb=0.1,
     )
-    return LocalModel(card=card, path=folder)
+    return LocalModel(card=card, path=tiny_flux)
 
 
 @pytest.fixture

@@ -1,0 +1,107 @@
+"""The worker process is killed again and again: the training ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from isengard.domain.job import JobStatus, Phase
+from tests.tiny_app import submit_training, tiny_app
+
+LONG = {
+    "steps": 60,
+    "save_every": 7,
+    "validate_every": 10,
+    "sample_every": 15,
+    "sample_steps": 8,
+    "ema_decay": 0.9,
+    "lr_scheduler": "cosine",
+}
+
+
+@contextmanager
+def worker_process(app):
+    """A real worker, killed at the end if it is still there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "isengard", "worker"],
+        env={**app.settings.child_environment(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kill_when(app, condition):
+    """Run a worker until ``condition`` holds, then kill it with SIGKILL."""
+    with worker_process(app) as process:
+        wait_for(condition, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the worker died by itself"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.001)
+
+
+def run_to_the_end(app, job_id):
+    with worker_process(app) as process:
+        wait_for(lambda: app.jobs.get(job_id).status.ended, process)
+    return app.jobs.get(job_id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_seven_kills_in_every_phase_change_no_bit_of_the_result(tmp_path, tiny_flux):
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = tiny_app(tmp_path / "straight", tiny_flux)
+    calm = run_to_the_end(straight, submit_training(straight, **LONG))
+    assert calm.status is JobStatus.SUCCEEDED
+
+    app = tiny_app(tmp_path / "killed", tiny_flux)
+    job_id = submit_training(app, **LONG)
+    run = app.settings.runs_dir / job_id
+
+    def progress():
+        return app.jobs.get(job_id).progress
+
+    def in_phase(phase, step=0):
+        now = progress()
+        return now is not None and now.phase is phase and now.step >= step
+
+    def writes_a_checkpoint():
+        return any(run.glob("checkpoints/*.partial-*"))
+
+    kill_when(app, lambda: in_phase(Phase.CACHING))
+    kill_when(app, lambda: in_phase(Phase.TRAINING, 3))
+    kill_when(app, writes_a_checkpoint)
+    kill_when(app, lambda: in_phase(Phase.TRAINING, 17))
+    kill_when(app, lambda: in_phase(Phase.SAMPLING))
+    kill_when(app, lambda: in_phase(Phase.TRAINING, 38))
+    kill_when(app, lambda: in_phase(Phase.VERIFYING))
+    job = run_to_the_end(app, job_id)
+
+    assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, 8)
+    assert job.result["validation_losses"] == calm.result["validation_losses"]
+    assert app.jobs.metrics(job_id) == straight.jobs.metrics(calm.id)
+    assert [row["step"] for row in app.jobs.metrics(job_id) if "loss" in row] == list(range(1, 61))
+    one, other = (load_file(a.images.lora_path(j)) for a, j in ((app, job_id), (straight, calm.id)))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    names = {path.name for path in (run / "samples").iterdir()}
+    assert names == {path.name for path in (straight.settings.runs_dir / calm.id / "samples").iterdir()}
+    assert not list(run.rglob("*.partial-*"))

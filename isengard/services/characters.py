@@ -198,7 +198,10 @@ class CharacterService:
                 source = self._store.image_path(character_id, image.id)
                 if not source.is_file():
                     raise Conflict(f"{source} is missing: put it back or remove the image {image.id}")
-                for entry, content in ((source.name, source.read_bytes()), (f"{image.id}.txt", caption.encode())):
+                for entry, content in (
+                    (source.name, source.read_bytes()),
+                    (f"{image.id}.txt", caption.encode()),
+                ):
                     info = zipfile.ZipInfo(entry, _ZIP_DATE)
                     info.external_attr = 0o644 << 16
                     archive.writestr(info, content)

@@ -1,12 +1,13 @@
 """Images on request."""
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from isengard.domain.job import Job, Phase, Progress, Requests
-from isengard.engines.base import ImageGenerator, Report
+from isengard.engines.base import GeneratedImage, ImageGenerator, Report
 from isengard.services.images import read_payload
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -34,39 +35,38 @@ def generate_images(
         ``{"images": [id, ...]}``, in their order.
     """
     spec, prompt = read_payload(job)
+    model = weights.locate(catalog.model(spec.base_model))
+    used = [loras.resolve(ref) for ref in spec.loras]
     saved = list(images.of_job(job.id))
     done = saved[-1].record.index + 1 if saved else 0
     preview = runs_dir / job.id / PREVIEW
     if done < spec.count:
-        rest = spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done})
-        used = [loras.resolve(ref) for ref in spec.loras]
-        began = time.monotonic()
-        for made in generator.generate(
-            spec=rest,
+        made = generator.generate(
+            spec=spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done}),
             prompt=prompt,
-            model=weights.locate(catalog.model(spec.base_model)),
+            model=model,
             loras=used,
             preview=preview,
             report=_behind(report, done=done, count=spec.count),
-        ):
-            ended = time.monotonic()
-            saved.append(
-                images.add(
-                    made.image,
-                    job_id=job.id,
-                    index=done + made.index,
-                    spec=spec,
-                    prompt=prompt,
-                    loras=used,
-                    seed=made.seed,
-                    seconds=ended - began,
-                )
-            )
-            began = ended
+        )
+        facts: dict[str, Any] = {"job_id": job.id, "spec": spec, "prompt": prompt, "loras": used}
+        saved += [
+            images.add(one.image, index=done + one.index, seed=one.seed, seconds=seconds, **facts)
+            for one, seconds in _timed(made)
+        ]
     preview.unlink(missing_ok=True)
     with suppress(OSError):  # it has something else in it, or never was
         preview.parent.rmdir()
     return {"images": [image.id for image in saved]}
+
+
+def _timed(made: Iterator[GeneratedImage]) -> Iterator[tuple[GeneratedImage, float]]:
+    """Each image with the seconds it took."""
+    began = time.monotonic()
+    for one in made:
+        ended = time.monotonic()
+        yield one, ended - began
+        began = ended
 
 
 def _behind(report: Report, *, done: int, count: int) -> Report:

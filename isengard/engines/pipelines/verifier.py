@@ -51,22 +51,12 @@ class PipelineVerifier:
                 guidance_scale=model.card.guidance_scale,
                 seed=SEED,
             )
-            images = []
-            for half, (name, loras) in enumerate((("before", []), ("after", [lora]))):
-                (made,) = self._generator.generate(
-                    spec=spec,
-                    prompt=prompt,
-                    model=model,
-                    loras=loras,
-                    preview=out_dir / "preview.png",
-                    report=_as_verifying(report, half, steps),
-                )
-                _save(made.image, out_dir / f"{name}.png")
-                images.append(made.image)
+            images = [
+                self._picture(spec, model, loras, out_dir / name, _as_verifying(report, half, steps))
+                for half, (name, loras) in enumerate((("before.png", []), ("after.png", [lora])))
+            ]
         except LoraRefused as error:
             raise VerificationFailed(f"the LoRA does not load: {error}") from error
-        finally:
-            (out_dir / "preview.png").unlink(missing_ok=True)
         difference = _difference(*images)
         if difference == 0:
             raise VerificationFailed(
@@ -74,6 +64,21 @@ class PipelineVerifier:
                 " train for more steps or with a higher learning_rate"
             )
         return Verification(modules=len(pairs), delta_norm=delta_norm, image_difference=difference)
+
+    def _picture(
+        self, spec: ImageSpec, model: LocalModel, loras: list[LocalLora], path: Path, report: Report
+    ) -> Image:
+        """Make one image and keep it."""
+        preview = path.with_name("preview.png")
+        try:
+            (made,) = self._generator.generate(
+                spec=spec, prompt=spec.prompt, model=model, loras=loras, preview=preview, report=report
+            )
+        finally:
+            preview.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            made.image.save(temporary, "PNG")
+        return made.image
 
 
 def _delta_norm(pairs: Pairs) -> float:
@@ -117,11 +122,6 @@ def _as_verifying(report: Report, half: int, steps: int) -> Callable[[Progress],
         )
 
     return passed_on
-
-
-def _save(image: Image, path: Path) -> None:
-    with replacing(path) as temporary:
-        image.save(temporary, "PNG")
 
 
 def _difference(before: Image, after: Image) -> float:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from isengard.domain.job import Job, JobKind
+from isengard.domain.model import Family
 from isengard.engines.base import Report
 from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
@@ -19,8 +20,9 @@ from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
-#: Training engines by the name that `TrainingSpec.engine` gives; `build_handlers` makes them.
-ENGINES = ("native",)
+#: What `build_handlers` can make: families by training engine, and families that make images.
+TRAINS = {"native": (Family.FLUX,)}
+GENERATES = (Family.FLUX,)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ def build(settings: Settings) -> Application:
             catalog=catalog,
             weights=weights,
             characters=characters,
-            engines=ENGINES,
+            engines=TRAINS,
             runs_dir=settings.runs_dir,
         ),
         images=ImageService(
-            queue=queue, catalog=catalog, weights=weights, loras=_loras(settings), images=_images(settings)
+            queue=queue,
+            catalog=catalog,
+            weights=weights,
+            loras=_loras(settings),
+            images=_images(settings),
+            families=GENERATES,
         ),
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
     )
@@ -72,7 +79,6 @@ def build_handlers(
     settings: Settings, application: Application
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
-    from isengard.domain.model import Family
     from isengard.engines.device import choose_device
     from isengard.engines.native.flux import FluxAdapter
     from isengard.engines.native.trainer import NativeTrainer

@@ -1,7 +1,7 @@
 """What the page and the command line may do with images."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from isengard.domain.generation import (
 )
 from isengard.domain.job import Job, JobKind, Lane
 from isengard.domain.lora import Lora
-from isengard.domain.model import ModelCard
+from isengard.domain.model import Family, ModelCard
 from isengard.errors import InvalidSpec
 from isengard.queue.base import JobQueue
 from isengard.store.artifacts import Images, Loras, read_settings
@@ -38,6 +38,7 @@ class ImageService:
         weights: Weights,
         loras: Loras,
         images: Images,
+        families: Collection[Family],
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
     ) -> None:
         self._queue = queue
@@ -45,6 +46,7 @@ class ImageService:
         self._weights = weights
         self._loras = loras
         self._images = images
+        self._families = families
         self._draw_seed = draw_seed
 
     def plan(self, *, template: str = "", overrides: Mapping[str, Any]) -> ImageSpec:
@@ -77,10 +79,16 @@ class ImageService:
 
         Raises:
             NotFound: the model, a LoRA or a checkpoint.
-            InvalidSpec: a size the model was not made for, a LoRA of another family, a placeholder nobody fills.
+            InvalidSpec: a model that makes no images here, a size it was not made for, a LoRA of another family,
+                a placeholder nobody fills.
             MissingWeights: the base model is not on this machine.
         """
         card = self._catalog.model(spec.base_model)
+        if card.family not in self._families:
+            raise InvalidSpec(
+                f"base_model: images are made with the families {', '.join(sorted(self._families))} so far, "
+                f"and {card.title} is of the family {card.family}"
+            )
         _check_size(spec, card)
         self._weights.locate(card)
         for ref in spec.loras:

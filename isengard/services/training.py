@@ -6,6 +6,7 @@ from typing import Any
 
 from isengard.domain.base import validated
 from isengard.domain.job import Job, JobKind, Lane
+from isengard.domain.model import Family
 from isengard.domain.presets import resolve_spec
 from isengard.domain.training import RESUMABLE_FIELDS, TrainingImage, TrainingSpec
 from isengard.errors import InvalidSpec, NotFound
@@ -26,7 +27,7 @@ class TrainingService:
         catalog: Catalog,
         weights: Weights,
         characters: CharacterService,
-        engines: Collection[str],
+        engines: Mapping[str, Collection[Family]],
         runs_dir: Path,
     ) -> None:
         self._queue = queue
@@ -46,9 +47,10 @@ class TrainingService:
             InvalidSpec: names each wrong override.
         """
         character = self._characters.get(character_id)
+        card = self._catalog.model(base_model)
         spec = resolve_spec(
             self._catalog.preset(preset),
-            self._catalog.model(base_model),
+            card,
             character=character.id,
             trigger=character.trigger,
             class_word=character.class_word,
@@ -58,6 +60,12 @@ class TrainingService:
         if spec.engine not in self._engines:
             known = ", ".join(sorted(self._engines))
             raise InvalidSpec(f"engine must be one of {known}, got {spec.engine!r}")
+        if card.family not in self._engines[spec.engine]:
+            known = ", ".join(sorted(self._engines[spec.engine]))
+            raise InvalidSpec(
+                f"base_model: the engine {spec.engine!r} trains the families {known} so far, "
+                f"and {card.title} is of the family {card.family}"
+            )
         return spec
 
     def submit(self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]) -> Job:

@@ -107,7 +107,7 @@ class Game:
 
     def __init__(self, queue, clock, seed) -> None:
         self.queue, self.clock, self.model = queue, clock, Model(clock)
-        self.random = random.Random(seed)  # noqa: S311  # not for secrets
+        self.random = random.Random(seed)
         self.handles: list[Job] = []
         self.count = 0
 

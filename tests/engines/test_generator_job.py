@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from isengard.domain.generation import ImageSpec
+from isengard.domain.model import Family
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.errors import JobYielded
 from isengard.handlers.generation import generate_images
@@ -50,7 +51,7 @@ def parts(tmp_path, generator):
 
 @pytest.fixture
 def submit(tmp_path, parts):
-    return ImageService(queue=SqliteQueue(tmp_path / "jobs.db"), **parts).submit
+    return ImageService(queue=SqliteQueue(tmp_path / "jobs.db"), families=[Family.FLUX], **parts).submit
 
 
 @pytest.fixture

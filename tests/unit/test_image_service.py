@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from isengard.domain.base import validated
 from isengard.domain.generation import ImageSpec, LocalLora, resolve_prompt, with_trigger
 from isengard.domain.job import JobKind, Lane
+from isengard.domain.model import Family
 from isengard.errors import InvalidSpec, MissingWeights, NotFound
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import ImageService, read_payload
@@ -30,13 +31,19 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def service(tmp_path, loras, images):
-    return ImageService(
+def service(service_of):
+    return service_of(tuple(Family))
+
+
+@pytest.fixture
+def service_of(tmp_path, loras, images):
+    return lambda families: ImageService(
         queue=SqliteQueue(tmp_path / "jobs.db"),
         catalog=Catalog(ROOT / "configs"),
         weights=Weights(models_dir=tmp_path / "models", assets_dir=ASSETS, hub_cache=tmp_path / "hub"),
         loras=loras,
         images=images,
+        families=families,
         draw_seed=lambda: SEED,
     )
 
@@ -197,3 +204,12 @@ def test_loras_are_listed_found_and_removed(service, add_lora):
     assert service.lora_path("job1").name == "job1.safetensors"
     service.remove_lora("job1")
     assert service.loras() == ()
+
+
+def test_a_family_that_makes_no_images_here_is_refused_at_once(service_of):
+    service = service_of([Family.FLUX])
+    spec = service.plan(overrides={"prompt": "a person", "base_model": "sdxl"})
+    with pytest.raises(
+        InvalidSpec, match=r"the families flux so far, and Stable Diffusion XL 1\.0 is of the family sdxl"
+    ):
+        service.submit(spec)

@@ -33,7 +33,7 @@ def follow(application: Application, job_id: str) -> Job:
     """
     jobs = application.jobs
     view: View = Bars(err) if err.is_terminal else Lines(err)
-    attempt = 1
+    attempt = max(jobs.get(job_id).attempt, 1)
     try:
         with view:
             while True:

@@ -52,7 +52,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_by_job ON events (job_id, number)",
     ),
 )
-BUSY_TIMEOUT_S = 5.0
+#: SQLite's waiting is not fair: with eight busy writers on a slow disk, one of them waited for more than 5 seconds.
+BUSY_TIMEOUT_S = 20.0
 
 
 class SqliteFile:

@@ -265,6 +265,7 @@ def test_a_local_worker_may_be_switched_off(settings, queue):
         assert not is_held(lock_path(settings))
 
 
+@pytest.mark.slow
 def test_a_local_worker_is_a_process_of_its_own_by_default(settings, queue):
     with local_worker(settings, queue, dict):
         until(lambda: is_held(lock_path(settings)))

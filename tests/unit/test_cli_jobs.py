@@ -237,11 +237,25 @@ def test_in_a_terminal_a_bar_moves(application, queue, working, capsys, monkeypa
 
 
 def test_a_lost_worker_is_mentioned(application, queue, working, capsys):
-    job = running(queue)
-    queue.release_worker("w")
-    working(steps)
+    def dying_once(job, report):
+        if job.attempt == 1:
+            queue.release_worker("w")
+        return steps(job, report)
+
+    job = waiting(queue)
+    working(dying_once)
     follow(application, job.id)
     assert "the worker was lost; attempt 2" in capsys.readouterr().err
+
+
+def test_a_worker_lost_long_ago_is_not(application, queue, working, capsys):
+    job = running(queue)
+    queue.release_worker("w")
+    queue.claim("w", lease_s=60)
+    queue.release_worker("w")
+    queue.cancel(job.id)
+    follow(application, job.id)
+    assert "lost" not in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_job(application, queue, capsys):

@@ -128,6 +128,7 @@ def test_readers_do_not_stop_a_writer(tmp_path):
         assert [reader.result() for reader in readers] == [None, None]
 
 
+@pytest.mark.slow
 def test_eight_processes_run_two_hundred_jobs_and_none_of_them_twice(tmp_path):
     queue = SqliteQueue(tmp_path / "jobs.db")
     ids = {queue.enqueue(JobKind.GENERATE_IMAGES, {}).id for _ in range(200)}

@@ -104,7 +104,7 @@ def carry_out(app: Application, job: Job, *, detach: bool, as_json: bool) -> Non
     result = job.result or {}
     path = app.images.lora_path(job.id)
     if as_json:
-        print_json({"job": job.id, "lora": str(path), **result})
+        print_json({"job": job.id, "path": str(path), **result})
         return
     out.print(str(path))
     err.print(

@@ -30,7 +30,13 @@ CARD = ModelCard(
 MODEL = LocalModel(card=CARD, path=FOLDER)
 #: Small enough to be quick, large enough for the pipeline.
 SPEC = ImageSpec(
-    base_model="demo", prompt="a portrait", width=64, height=64, num_inference_steps=3, guidance_scale=3.5, seed=5
+    base_model="demo",
+    prompt="a portrait",
+    width=64,
+    height=64,
+    num_inference_steps=3,
+    guidance_scale=3.5,
+    seed=5,
 )
 TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "proj_out")
 
@@ -44,8 +50,12 @@ def lora_weights(*, seed=0, scale=0.3, rank=2):
             module = key.removesuffix(".weight")
             if module.endswith(TARGETS) and "." in module:
                 height, width = file.get_slice(key).get_shape()
-                weights[f"transformer.{module}.lora_A.weight"] = torch.randn(rank, width, generator=generator) * scale
-                weights[f"transformer.{module}.lora_B.weight"] = torch.randn(height, rank, generator=generator) * scale
+                weights[f"transformer.{module}.lora_A.weight"] = (
+                    torch.randn(rank, width, generator=generator) * scale
+                )
+                weights[f"transformer.{module}.lora_B.weight"] = (
+                    torch.randn(height, rank, generator=generator) * scale
+                )
     return weights
 
 

@@ -41,10 +41,17 @@ def worker_process(app):
         process.wait()
 
 
-def kill_when(app, condition):
-    """Run a worker until ``condition`` holds, then kill it with SIGKILL."""
+def kill_when(app, job_id, condition):
+    """Run a worker until ``condition`` holds for what it reports itself, then kill it with SIGKILL."""
+    before = app.jobs.get(job_id)
+
+    def holds():
+        job = app.jobs.get(job_id)
+        is_news = job.fence > before.fence and job.progress not in (None, before.progress)
+        return is_news and condition(job.progress)
+
     with worker_process(app) as process:
-        wait_for(condition, process)
+        wait_for(holds, process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -76,23 +83,19 @@ def test_seven_kills_in_every_phase_change_no_bit_of_the_result(tmp_path, tiny_f
     job_id = submit_training(app, **LONG)
     run = app.settings.runs_dir / job_id
 
-    def progress():
-        return app.jobs.get(job_id).progress
-
-    def in_phase(phase, step=0):
-        now = progress()
-        return now is not None and now.phase is phase and now.step >= step
-
-    def writes_a_checkpoint():
+    def writes_a_checkpoint(_progress):
         return any(run.glob("checkpoints/*.partial-*"))
 
-    kill_when(app, lambda: in_phase(Phase.CACHING))
-    kill_when(app, lambda: in_phase(Phase.TRAINING, 3))
-    kill_when(app, writes_a_checkpoint)
-    kill_when(app, lambda: in_phase(Phase.TRAINING, 17))
-    kill_when(app, lambda: in_phase(Phase.SAMPLING))
-    kill_when(app, lambda: in_phase(Phase.TRAINING, 38))
-    kill_when(app, lambda: in_phase(Phase.VERIFYING))
+    for condition in (
+        lambda now: now.phase is Phase.CACHING,
+        lambda now: now.phase is Phase.TRAINING and now.step >= 3,
+        writes_a_checkpoint,
+        lambda now: now.phase is Phase.TRAINING and now.step >= 17,
+        lambda now: now.phase is Phase.SAMPLING and now.step > 0,
+        lambda now: now.phase is Phase.TRAINING and now.step >= 38,
+        lambda now: now.phase is Phase.VERIFYING,
+    ):
+        kill_when(app, job_id, condition)
     job = run_to_the_end(app, job_id)
 
     assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, 8)

@@ -61,9 +61,13 @@ class Settings(BaseModel):
         return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
 
     def child_environment(self) -> dict[str, str]:
-        """The environment of this process, with these settings in it: what a child process has to be given."""
+        """The environment of this process, with these settings in it: what a child process has to be given.
+
+        OpenMP threads that wait spin for long by default. On 2 cores with one other busy process a training step
+        took 3.5 s instead of 0.2 s; with short spinning 0.7 s, and not slower where nothing else runs.
+        """
         values = {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
-        return {**os.environ, **values}
+        return {"GOMP_SPINCOUNT": "10000", **os.environ, **values}
 
     @property
     def characters_dir(self) -> Path:

@@ -73,13 +73,12 @@ class TrainingService:
 
         Raises:
             NotFound, InvalidSpec: as `plan`.
+            Conflict: the character is not ready, says why.
             MissingWeights: the base model is not on this machine.
         """
         spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
         self._weights.locate(self._catalog.model(base_model))
         images = self._characters.training_images(character_id)
-        if not images:
-            raise InvalidSpec(f"character {character_id!r} has no image yet; add at least one, better 15")
         name = self._characters.get(character_id).name
         return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
 

@@ -331,6 +331,14 @@ def test_out_of_memory_says_what_to_change(train, training_spec, monkeypatch):
     monkeypatch.setattr(FluxAdapter, "predict", no_memory)
     with pytest.raises(OutOfMemory, match=r"lower batch_size \(now 2\); or switch gradient_checkpointing on"):
         train()
+    small = changed(
+        training_spec,
+        {"batch_size": 1, "resolutions": (64, 768), "gradient_checkpointing": True, "quantization": "int8"},
+    )
+    with pytest.raises(
+        OutOfMemory, match=r"not enough: leave out the highest of resolutions \(now 768\); or close"
+    ):
+        train("small", spec=small)
 
 
 def test_a_full_disk_ends_in_plain_words_and_the_run_goes_on_when_there_is_room(

@@ -19,6 +19,8 @@ from isengard.wiring import Application, build_handlers
 LOOK_EVERY_S = 0.2
 #: Without a terminal, lines of one phase come this far apart.
 LINE_EVERY_S = 10.0
+#: And a job that waits is only worth a line after this time.
+MENTION_WAITING_AFTER_S = 1.0
 #: These interrupt the training or the generation again and again; the bar stays with what they interrupt.
 ASIDES = (Phase.VALIDATING, Phase.SAVING, Phase.SAMPLING)
 
@@ -166,6 +168,7 @@ class Lines:
         self._console, self._clock = console, clock
         self._seen: set[str] = set()
         self._last, self._next_at = "", 0.0
+        self._waits_since: float | None = None
 
     def __enter__(self) -> "Lines":
         return self
@@ -175,8 +178,13 @@ class Lines:
 
     def show(self, title: str, progress: Progress | None) -> None:
         if progress is None:
+            if self._waits_since is None:
+                self._waits_since = self._clock()
+            if self._clock() - self._waits_since < MENTION_WAITING_AFTER_S:
+                return
             what, line = title, title
         else:
+            self._waits_since = None
             what = progress.phase
             steps = f"{progress.step}/{progress.total}" if progress.total else ""
             line = " ".join(part for part in (what, steps, facts(progress)) if part)

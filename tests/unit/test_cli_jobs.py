@@ -280,10 +280,11 @@ def screen(*, terminal):
 
 
 def test_lines_come_for_each_new_phase_and_then_now_and_then():
-    now = [0.0]
+    now = [-2.0]
     console = screen(terminal=False)
     with Lines(console, clock=lambda: now[0]) as lines:
-        lines.show("waiting for a worker", None)
+        lines.show("only for a moment", None)
+        now[0] = 0.0
         lines.show("waiting for a worker", None)
         lines.show("", training(1))
         lines.show("", Progress(phase=Phase.SAVING))

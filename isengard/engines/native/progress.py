@@ -26,7 +26,7 @@ class ProgressReporter:
         self._loss: float | None = None
         self._validation_loss: float | None = None
         self._preview: str | None = None
-        self._started = (0.0, 0)
+        self._started: tuple[float, int] | None = None
         self._speed: float | None = None
         self._last_step_at: float | None = None
 
@@ -36,12 +36,15 @@ class ProgressReporter:
     def caching(self, done: int, total: int, what: str) -> None:
         self._send(Progress(phase=Phase.CACHING, step=done, total=total, message=what))
 
-    def start(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Begin to measure speed at ``step``; ``rows`` are the metrics so far."""
-        self._started = (time.monotonic(), step)
+    def remember(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the losses shown from the metrics of an earlier attempt."""
         for row in rows:
             self._smooth(row.get("loss"))
             self._validation_loss = row.get("validation_loss", self._validation_loss)
+
+    def start(self, step: int) -> None:
+        """Begin to measure the time left, at ``step``."""
+        self._started = (time.monotonic(), step)
 
     def stepped(self, *, loss: float) -> None:
         """Note a finished optimizer step; `training` reports it."""
@@ -112,9 +115,9 @@ class ProgressReporter:
 
     def _eta(self, step: int) -> float | None:
         """Estimate the seconds left from all the time since the start, so that validation and samples count."""
-        since, first = self._started
-        if step <= first:
+        if self._started is None or step <= self._started[1]:
             return None
+        since, first = self._started
         return (time.monotonic() - since) / (step - first) * (self._steps - step)
 
     def _send(self, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from isengard.domain.model import Family, LocalModel
 from isengard.domain.training import Precision, Quantization, TrainingImage, TrainingSpec
 from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
+from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.native.adapter import AdapterFactory, FamilyAdapter
 from isengard.engines.native.checkpoint import Checkpoints, Metrics, Reason
 from isengard.engines.native.dataset import Dataset, prepare
@@ -49,6 +50,7 @@ class NativeTrainer:
             raise InvalidSpec("there is no image to train on; add some to the character")
         progress = ProgressReporter(report, steps=spec.steps, device=self._device)
         progress.loading(model.card.title)
+        hide_progress_bars()
         adapter = self._adapters[model.card.family](model, device=self._device)
         try:
             with plain_out_of_memory(self._device, advice=_advice(spec)):
@@ -105,11 +107,12 @@ class _Run:
 
     def go(self) -> TrainedLora:
         self._metrics.rewind(self._state.restore(self._checkpoints))
-        self._progress.start(self._state.step, self._metrics.rows)
+        self._progress.remember(self._metrics.rows)
         if self._state.step:
             log.info("training goes on", extra={"step": self._state.step, "steps": self._spec.steps})
         try:
             self._after_step()
+            self._progress.start(self._state.step)
             while self._state.step < self._spec.steps:
                 self._train_step()
                 self._after_step()

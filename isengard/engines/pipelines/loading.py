@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from isengard.domain.job import Phase, Progress
 from isengard.domain.model import LocalModel, ModelCard
 from isengard.engines.base import Report
 from isengard.engines.device import GIB, compute_dtype, free_memory, plain_out_of_memory
+from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.pipelines.adapters import Adapters
 from isengard.engines.pipelines.families import PipelineFamily, family_of
 from isengard.engines.pipelines.preview import fit_factors
@@ -41,8 +40,7 @@ def load_pipeline(model: LocalModel, device: torch.device, report: Report) -> Lo
     family = family_of(model.card)
     total = len(family.components) + 1
     advice = f"{model.card.title} needs {model.card.generate_memory_gb:g} GB; choose a smaller model"
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    hide_progress_bars()
     parts: dict[str, Any] = {}
     with plain_out_of_memory(device, advice=advice):
         for name, kind in family.components.items():

@@ -22,7 +22,7 @@ from isengard.errors import (
     OutOfMemory,
     TrainingFailed,
 )
-from tests.engines.pictures import picture
+from tests.pictures import picture
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,79 @@
+"""The spine on a CUDA device: ``pytest -m gpu``. Everything else is tested on the CPU."""
+
+import pytest
+import torch
+
+from isengard.domain.generation import LocalLora
+from isengard.domain.job import Phase, Requests
+from isengard.domain.model import Family
+from isengard.domain.training import TrainingSpec
+from isengard.engines.native.flux import FluxAdapter
+from isengard.engines.native.trainer import NativeTrainer
+from isengard.engines.pipelines.generator import PipelineGenerator
+from isengard.engines.pipelines.verifier import PipelineVerifier
+from isengard.errors import JobYielded
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def train(tiny_model, training_images, training_spec, tmp_path):
+    def run(name="run", *, stop_at=None, **changes):
+        def report(progress):
+            if progress.phase is Phase.TRAINING and progress.step == stop_at:
+                raise JobYielded
+            return Requests()
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        return NativeTrainer(adapters={Family.FLUX: FluxAdapter}, device=torch.device("cuda", 0)).train(
+            spec=TrainingSpec.model_validate({**training_spec.model_dump(), **changes}),
+            model=tiny_model,
+            images=training_images,
+            run_dir=tmp_path / name,
+            cache_dir=tmp_path / "cache",
+            report=report,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bf16"},
+        {"precision": "bf16", "gradient_checkpointing": True},
+        {"quantization": "int8"},
+        {"quantization": "fp8"},
+        {"optimizer": "adamw8bit", "ema_decay": 0},
+    ],
+)
+def test_a_training_lowers_the_loss_stops_and_goes_on(train, changes):
+    long = {"steps": 40, "learning_rate": 2e-2, "save_every": 40, "sample_every": 0, **changes}
+    with pytest.raises(JobYielded):
+        train(stop_at=20, **long)
+    losses = dict(train(**long).validation_losses)
+    assert losses[40] < 0.97 * losses[0]
+
+
+def test_a_lora_trained_on_the_gpu_is_verified_there(train, tiny_model, tmp_path):
+    trained = train(precision="bf16", ema_decay=0)
+    generator = PipelineGenerator(device=torch.device("cuda", 0))
+    proof = PipelineVerifier(generator=generator).verify(
+        model=tiny_model,
+        lora=LocalLora(id="x", name="x", path=trained.path, trigger="ohwx"),
+        prompt="a portrait of ohwx",
+        out_dir=tmp_path,
+        resolution=64,
+        steps=2,
+        report=lambda _progress: Requests(),
+    )
+    assert proof.image_difference > 0
+    generator.unload()
+
+
+def test_memory_is_given_back_after_a_training(train):
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    train()
+    assert torch.cuda.memory_allocated() <= before + 2**20

@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 
 from isengard.cli.common import application, out, print_json
+from isengard.wiring import GENERATES, TRAINS
 
 
 def models(
@@ -14,7 +15,7 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Say more about this one.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:
-    """List the base models: their licence, the memory they need, and whether they are on this machine.
+    """List the base models: whether they are here, what can be done with them, memory to train/generate, licence.
 
     The demo model comes with Isengard. With a name it says how to get that model:
 
@@ -26,11 +27,15 @@ def models(
     if as_json:
         print_json([{**card.model_dump(mode="json"), "state": found.state} for card, found in rows])
         return
-    table = Table("Model", "Here?", "Trains", "GB to train / generate", "Title and licence", box=None)
+    table = Table(box=None)
+    for heading in ("Model", "Here?", "Trains", "Images", "Needs GB", "Licence"):
+        table.add_column(heading, no_wrap=heading != "Licence")
     for card, found in rows:
-        memory = f"{card.train_memory_gb:g} / {card.generate_memory_gb:g}"
-        trains = "yes" if card.trains else "no"
-        table.add_row(card.name, found.state, trains, memory, f"{card.title}, {card.licence}")
+        memory = f"{card.train_memory_gb:g}/{card.generate_memory_gb:g}"
+        trainable = any(card.family in families for families in TRAINS.values())
+        trains = ("yes" if trainable else "not yet") if card.trains else "no"
+        images = "yes" if card.family in GENERATES else "not yet"
+        table.add_row(card.name, found.state, trains, images, memory, card.licence)
     out.print(table)
     if name is not None:
         card, found = rows[0]

@@ -97,6 +97,11 @@ def bound(*, everywhere: bool = False, **fields: Any) -> Iterator[None]:
         _of_context.reset(token)
 
 
+def bound_field(name: str) -> Any:
+    """What `bound` says here and now; None when nothing."""
+    return {**_of_process, **_of_context.get()}.get(name)
+
+
 def redact(text: str) -> str:
     """Replace what looks like a token, a password or a login by ``***``."""
     for pattern, replacement in _SECRETS:

@@ -209,7 +209,11 @@ class Worker:
             stop=stop or threading.Event(),
             clock=self._clock,
         )
-        with bound(everywhere=self._owns_process, job_id=job.id), reporter.renewing():
+        fields = {"job_id": job.id, "correlation_id": job.correlation_id}
+        with (
+            bound(everywhere=self._owns_process, **{name: value for name, value in fields.items() if value}),
+            reporter.renewing(),
+        ):
             log.info("job started", extra={"kind": job.kind, "attempt": job.attempt, "worker": self._name})
             outcome = self._run(job, reporter)
             reporter.flush()

@@ -106,6 +106,7 @@ class Job(Frozen):
     fence: int = Field(0, description="grows at every claim; an owner with an old fence is refused")
     worker: str | None = None
     stop: Stop | None = Field(None, description="a stop that was requested and not yet obeyed")
+    correlation_id: str | None = Field(None, description="of the request that asked for it, for the logs")
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None

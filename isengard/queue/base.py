@@ -22,7 +22,7 @@ class JobQueue(Protocol):
     def enqueue(
         self, kind: JobKind, payload: dict[str, Any], *, lane: Lane = Lane.TRAINING, job_id: str | None = None
     ) -> Job:
-        """Add a job behind all others of its lane.
+        """Add a job behind all others of its lane. It keeps the caller's correlation id (`isengard.logs.bound`).
 
         Raises:
             Conflict: there is a job ``job_id`` already.

@@ -24,6 +24,7 @@ from isengard.domain.job import (
     Stop,
 )
 from isengard.errors import Conflict, LeaseLost, NotFound, WorkerLost
+from isengard.logs import bound_field
 from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S
 from isengard.queue.sqlite_file import SqliteFile
 
@@ -49,13 +50,14 @@ class SqliteQueue:
         self, kind: JobKind, payload: dict[str, Any], *, lane: Lane = Lane.TRAINING, job_id: str | None = None
     ) -> Job:
         now, job_id = self._clock(), job_id or secrets.token_hex(6)
+        request = bound_field("correlation_id")
         with self._file.transaction() as connection:
             if _find(connection, job_id):
                 raise Conflict(f"there is a job {job_id!r} already")
             connection.execute(
-                "INSERT INTO jobs (id, kind, lane, status, payload, position, created_at, waiting_since)"
-                " SELECT ?, ?, ?, ?, ?, COALESCE(MAX(position), 0) + 1, ?, ? FROM jobs",
-                (job_id, kind, lane, JobStatus.QUEUED, json.dumps(payload), now, now),
+                """INSERT INTO jobs (id, kind, lane, status, payload, correlation_id, position, created_at, waiting_since)
+                    SELECT ?, ?, ?, ?, ?, ?, COALESCE(MAX(position), 0) + 1, ?, ? FROM jobs""",
+                (job_id, kind, lane, JobStatus.QUEUED, json.dumps(payload), request, now, now),
             )
             _event(connection, job_id, now, "queued")
             job = _job(_row(connection, job_id))

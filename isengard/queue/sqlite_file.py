@@ -30,6 +30,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             stop TEXT,                          -- cancel or pause, asked for by the user
             save INTEGER NOT NULL DEFAULT 0,
             sample INTEGER NOT NULL DEFAULT 0,
+            correlation_id TEXT,
             created_at REAL NOT NULL,
             waiting_since REAL NOT NULL,
             started_at REAL,

@@ -6,6 +6,7 @@ import pytest
 
 from isengard.domain.job import JobError, JobKind, JobStatus, Lane, Phase, Progress, Requests, Signals, Stop
 from isengard.errors import Conflict, LeaseLost, NotFound
+from isengard.logs import bound
 from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S
 
 TRAIN, IMAGES = JobKind.TRAIN_LORA, JobKind.GENERATE_IMAGES
@@ -38,6 +39,13 @@ def test_a_new_job_waits_with_everything_it_was_given(queue, clock):
     assert job == queue.get("chosen")
     assert (job.status, job.payload, job.created_at) == (JobStatus.QUEUED, {"spec": {"rank": 4}}, clock.now)
     assert (job.attempt, job.fence, job.worker, job.progress) == (0, 0, None, None)
+
+
+def test_a_job_keeps_the_correlation_id_of_who_asked_for_it(queue):
+    with bound(correlation_id="request-7"):
+        asked = train(queue)
+    assert claim(queue).correlation_id == asked.correlation_id == "request-7"
+    assert train(queue).correlation_id is None
 
 
 def test_ids_are_made_up_when_none_is_given(queue):

@@ -160,17 +160,21 @@ def test_a_kind_of_job_nobody_knows_fails_and_the_worker_goes_on(queue):
     assert queue.get(job.id).status is JobStatus.FAILED
 
 
-def test_every_line_logged_during_a_job_carries_its_id(queue, tmp_path):
+def test_every_line_logged_during_a_job_carries_its_id_and_that_of_the_request(queue, tmp_path):
     logs.configure(level="INFO", path=tmp_path / "log", terminal_level="CRITICAL")
 
     def handler(job, report):
         logging.getLogger("diffusers.models").warning("from a library")
         return {}
 
-    job = run(queue, handler)
+    with logs.bound(correlation_id="request-7"):
+        job = queue.enqueue(JobKind.TRAIN_LORA, {})
+    worker(queue, handler).run_one()
     logging.getLogger("other").warning("afterwards")
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert {line.get("job_id") for line in lines if line["message"] != "afterwards"} == {job.id}
+    during = [line for line in lines if line["message"] != "afterwards"]
+    assert "from a library" in {line["message"] for line in during}
+    assert {(line["job_id"], line["correlation_id"]) for line in during} == {(job.id, "request-7")}
     assert "job_id" not in lines[-1]
 
 

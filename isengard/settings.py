@@ -58,7 +58,10 @@ class Settings(BaseModel):
             raise InvalidSpec(
                 f"setting {name} ({PREFIX}{name.upper()}): {detail['msg']}, got {detail['input']!r}"
             ) from None
-        return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
+        folders = {
+            name: getattr(settings, name).expanduser().resolve() for name in ("data_dir", "configs_dir")
+        }
+        return settings.model_copy(update=folders)
 
     def child_environment(self) -> dict[str, str]:
         """The environment of this process, with these settings in it: what a child process has to be given.

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from isengard.domain.job import JobKind
 from isengard.errors import Conflict, DiskFull, QueueUnavailable
 from isengard.queue.base import JobQueue
-from isengard.settings import Settings, WorkerMode
+from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.worker import Handler, Worker
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ class Supervisor:
             child = subprocess.Popen(  # noqa: S603  # our own command line
                 self._command,
                 env=self._environment,
+                cwd=ROOT,  # where ``-m isengard`` is found
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

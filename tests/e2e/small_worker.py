@@ -1,4 +1,4 @@
-"""A worker process whose trainings only count. Run by the tests: ``small_worker.py DATA_DIR DEVICE LEASE_S STEP_S``."""
+"""A worker process whose trainings only count. Run by the tests: ``python -m tests.e2e.small_worker DATA_DIR DEVICE LEASE_S STEP_S``."""
 
 import sys
 import time

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from isengard.domain.job import JobStatus, Phase
+from isengard.settings import ROOT
 from tests.tiny_app import submit_training, tiny_app
 
 LONG = {
@@ -31,6 +32,7 @@ def worker_process(app):
     process = subprocess.Popen(
         [sys.executable, "-m", "isengard", "worker"],
         env={**app.settings.child_environment(), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

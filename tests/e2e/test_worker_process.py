@@ -6,17 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from isengard.domain.job import JobKind, JobStatus
 from isengard.errors import QueueUnavailable
 from isengard.queue.sqlite import SqliteQueue
-from isengard.settings import Settings, WorkerMode
+from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.supervisor import Supervisor, is_held, local_worker, lock_path, worker_name
 
-SMALL_WORKER = Path(__file__).with_name("small_worker.py")
+SMALL_WORKER = [sys.executable, "-m", "tests.e2e.small_worker"]
 
 
 def until(condition, seconds=30):
@@ -39,7 +38,7 @@ def queue(settings):
 
 
 def command(settings, *, device="cpu", lease_s=60.0, step_s=0.01):
-    return [sys.executable, str(SMALL_WORKER), str(settings.data_dir), device, str(lease_s), str(step_s)]
+    return [*SMALL_WORKER, str(settings.data_dir), device, str(lease_s), str(step_s)]
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def start(settings):
     started = []
 
     def start_one(**options):
-        process = subprocess.Popen(command(settings, **options), stderr=subprocess.PIPE)
+        process = subprocess.Popen(command(settings, **options), stderr=subprocess.PIPE, cwd=ROOT)
         started.append(process)
         return process
 
@@ -142,7 +141,8 @@ def supervise(settings, command, **options):
     )
 
 
-def test_a_worker_that_dies_is_started_again_and_ended_in_the_end(settings, queue):
+def test_a_worker_that_dies_is_started_again_and_ended_in_the_end(settings, queue, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # the app may be started from anywhere
     job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 100_000})
     supervisor = supervise(settings, command(settings), first_pause_s=0.01)
     supervisor.start()

@@ -34,6 +34,7 @@ def test_a_tilde_and_a_relative_folder_become_absolute(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Settings.load({}, data_dir="~/isengard").data_dir == tmp_path / "isengard"
     assert Settings.load({}, data_dir="x").data_dir.is_absolute()
+    assert Settings.load({}, configs_dir="x").configs_dir.is_absolute()
 
 
 @pytest.mark.parametrize(

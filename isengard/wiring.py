@@ -7,7 +7,7 @@ from typing import Any
 
 from isengard.domain.job import Job, JobKind
 from isengard.domain.model import Family
-from isengard.engines.base import Report
+from isengard.engines.base import IdentityScorer, Report
 from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.characters import CharacterService
@@ -111,6 +111,13 @@ def build_handlers(
             runs_dir=settings.runs_dir,
         ),
     }
+
+
+def drawn_figure_scorer() -> IdentityScorer:
+    """Tells the demo model's figures apart. Imports torch."""
+    from isengard.engines.drawn_figures import DrawnFigureScorer
+
+    return DrawnFigureScorer(ASSETS / "figure-encoder.safetensors")
 
 
 def _loras(settings: Settings) -> Loras:

@@ -1,27 +1,33 @@
 """``python -m isengard demo``: the main job with the bundled model and character, from nothing to pictures."""
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from PIL import Image
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
 from isengard.cli.train import summary
 from isengard.domain.character import Character
 from isengard.domain.generation import SavedImage
+from isengard.domain.identity import Embedding, IdentityGain, gain
+from isengard.engines.base import IdentityScorer
 from isengard.errors import NotFound
 from isengard.settings import ASSETS
 from isengard.store.contact_sheet import write_contact_sheet
-from isengard.wiring import Application
+from isengard.wiring import Application, drawn_figure_scorer
 
 CHARACTER = "nova"
 PROMPTS = (
-    "a portrait of [trigger] [class], big smile mouth, pink background",
-    "a portrait of [trigger] [class], wearing blue hoodie, beach",
-    "a portrait of [trigger] [class], white background",
+    "a portrait of [trigger] [class], laughing, wearing a blue hoodie, on a beach",
+    "a portrait of [trigger] [class], smiling, wearing a spacesuit, navy background",
+    "a portrait of [trigger] [class], sad, wearing a white t-shirt, in a forest",
+    "a portrait of [trigger] [class], surprised eyes, wearing a suit, pink background",
 )
 SEED = 7
 
@@ -39,7 +45,7 @@ def demo(
     """
     began = time.monotonic()
     app = application(context)
-    character = example(app)
+    character = example(app, CHARACTER)
     err.print(f"1/3 character {character.name}: {app.characters.readiness(character.id).summary}")
     with working(app):
         err.print("2/3 training its LoRA on the bundled model")
@@ -48,7 +54,7 @@ def demo(
         err.print(summary(result))
         err.print("3/3 making the same images without and with it")
         before, after = (
-            [image for prompt in PROMPTS for image in make(app, prompt, loras, character)]
+            [image for prompt in PROMPTS for image in make(app, prompt, loras, character, seed=SEED)]
             for loras in ([], [{"lora": job.id}])
         )
     sheet = app.settings.data_dir / "demo" / f"{job.id}.png"
@@ -63,10 +69,16 @@ def demo(
             "after": [image.path for image in after],
         },
     )
+    identity = likeness(app, character, before=before, after=after)
     seconds = time.monotonic() - began
     if as_json:
-        print_json({"seconds": seconds, "picture": str(sheet), "lora": job.id, **result})
+        scores = {**identity.model_dump(), "share": identity.share}
+        print_json({"seconds": seconds, "picture": str(sheet), "lora": job.id, "identity": scores, **result})
         return
+    err.print(
+        f"identity: {identity.before:.2f} before, {identity.after:.2f} after; {character.name}'s own pictures are alike "
+        f"by {identity.ceiling:.2f}"
+    )
     out.print(str(sheet))
     err.print(f"done in {seconds:.0f} s. Look at the picture above; then try it with your own photos:")
     err.print(
@@ -75,25 +87,42 @@ def demo(
     )
 
 
-def example(app: Application) -> Character:
-    """Return the example character; create it from the bundled pictures where it is not there yet."""
+def example(app: Application, name: str) -> Character:
+    """Return an example character; create it from the bundled pictures where it is not there yet."""
+    folder = ASSETS / "characters" / name
     try:
-        character = app.characters.get(CHARACTER)
+        character = app.characters.get(name)
     except NotFound:
-        folder: Path = ASSETS / "characters" / CHARACTER
         about: dict[str, Any] = yaml.safe_load((folder / "about.yaml").read_text(encoding="utf-8"))
         character = app.characters.create(**about)
     if not character.images:
-        files = sorted((ASSETS / "characters" / CHARACTER).glob("[0-9]*"))
-        list(app.characters.add_files(character.id, files))
+        list(app.characters.add_files(character.id, sorted(folder.glob("[0-9]*"))))
     return app.characters.get(character.id)
 
 
 def make(
-    app: Application, prompt: str, loras: list[dict[str, Any]], character: Character
+    app: Application, prompt: str, loras: list[dict[str, Any]], character: Character, *, seed: int
 ) -> tuple[SavedImage, ...]:
     """Make one image, with the trigger in the prompt also where no LoRA brings it."""
     text = prompt.replace("[trigger]", character.trigger).replace("[class]", character.class_word)
-    spec = app.images.plan(overrides={"prompt": text, "base_model": "demo", "loras": loras, "seed": SEED})
+    spec = app.images.plan(overrides={"prompt": text, "base_model": "demo", "loras": loras, "seed": seed})
     job = finish(app, app.images.submit(spec).id)
     return app.images.of_job(job.id)
+
+
+def likeness(
+    app: Application, character: Character, *, before: Sequence[SavedImage], after: Sequence[SavedImage]
+) -> IdentityGain:
+    """Compare pictures without and with the LoRA to the character's own."""
+    scorer = drawn_figure_scorer()
+    references = [app.characters.image_path(character.id, image.id) for image in character.images]
+    return gain(
+        references=_embedded(scorer, references),
+        before=_embedded(scorer, [image.path for image in before]),
+        after=_embedded(scorer, [image.path for image in after]),
+    )
+
+
+def _embedded(scorer: IdentityScorer, paths: Sequence[Path]) -> Sequence[Embedding]:
+    with ExitStack() as stack:
+        return scorer.embed([stack.enter_context(Image.open(path)) for path in paths])

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from isengard.domain.base import Frozen
 from isengard.domain.generation import ImageSpec, LocalLora
+from isengard.domain.identity import Embedding
 from isengard.domain.job import Progress, Requests
 from isengard.domain.model import LocalModel
 from isengard.domain.training import TrainingImage, TrainingSpec
@@ -126,4 +127,12 @@ class LoraVerifier(Protocol):
             VerificationFailed: a key that does not load, a NaN, a delta of zero, or two equal images.
             JobStopped: between two denoising steps.
         """
+        ...
+
+
+class IdentityScorer(Protocol):
+    """Tells who is in a picture: embeddings that differ between identities and ignore clothes, place and expression."""
+
+    def embed(self, images: Sequence[Image]) -> Sequence[Embedding]:
+        """Return one embedding for each image. Images of any size and mode are taken."""
         ...

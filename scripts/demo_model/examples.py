@@ -1,20 +1,20 @@
 """Write the example characters in ``isengard/assets/characters``; the same files every time.
 
-Run it as ``python -m scripts.demo_model.examples``.
+Run it as ``python -m scripts.demo_model examples``.
 """
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import python_avatars as pa
 import yaml
 
 from isengard.files import replacing
-from scripts.demo_model.draw import Person, draw, look_words, random_look
+from isengard.settings import ASSETS
+from scripts.demo_model.draw import Person, draw, random_look
+from scripts.demo_model.words import look_caption
 
-FOLDER = Path(__file__).parents[2] / "isengard" / "assets" / "characters"
-IMAGES = 12
+IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,38 @@ class Example:
     person: Person
     seed: int
 
+    @property
+    def folder(self) -> Path:
+        return ASSETS / "characters" / self.name.lower()
 
+
+#: Each has a hair style and a pair of colours that the demo model has never seen.
 EXAMPLES = (
     Example(
         name="Nova",
-        trigger="ohwx",  # one token in both tokenizers of the demo model
+        trigger="ohwx",
         class_word="person",
-        notes="Wild pink hair, tanned skin and dark glasses. The demo model has never seen this hair style.",
-        person=Person(
-            hair=pa.HairType.EINSTEIN_HAIR,
-            hair_color=pa.HairColor.PASTEL_PINK,
-            skin=pa.SkinColor.TANNED,
-            glasses=pa.AccessoryType.WAYFARERS,
-        ),
+        notes="Wild pink hair, tanned skin and sunglasses. The demo model has never seen this hair style.",
+        person=Person(hair="tousled", hair_color="pink", skin="tanned", glasses="sunglasses"),
         seed=5600,
+    ),
+    Example(
+        name="Marisol",
+        trigger="sks",
+        class_word="woman",
+        notes="Flowers in her black hair, brown skin. The demo model has never seen these flowers.",
+        person=Person(hair="flower", hair_color="black", skin="brown"),
+        seed=5700,
+    ),
+    Example(
+        name="Odin",
+        trigger="zwx",
+        class_word="man",
+        notes="A red mohawk, a long beard and round glasses. The demo model has never seen a mohawk.",
+        person=Person(
+            hair="mohawk", hair_color="red", skin="pale", glasses="round glasses", facial_hair="long beard"
+        ),
+        seed=5800,
     ),
 )
 
@@ -54,8 +72,8 @@ def write(example: Example, folder: Path) -> None:
         for number in range(1, IMAGES + 1):
             look = random_look(rng)
             draw(example.person, look).save(temporary / f"{number:02}.png", optimize=True)
-            caption = f"a portrait of [trigger] {example.class_word}, {look_words(look)}\n"
-            (temporary / f"{number:02}.txt").write_text(caption, encoding="utf-8")
+            caption = look_caption(look, f"[trigger] {example.class_word}")
+            (temporary / f"{number:02}.txt").write_text(caption + "\n", encoding="utf-8")
         about = {
             "name": example.name,
             "trigger": example.trigger,
@@ -65,14 +83,3 @@ def write(example: Example, folder: Path) -> None:
         (temporary / "about.yaml").write_text(
             yaml.safe_dump(about, sort_keys=False, width=200), encoding="utf-8"
         )
-
-
-def main() -> None:
-    for example in EXAMPLES:
-        folder = FOLDER / example.name.lower()
-        write(example, folder)
-        print(f"{IMAGES} images in {folder}")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ its last saved state. A result is a pure function of the code and the effort.
 """
 
 import json
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from isengard.settings import ASSETS
 from scripts.demo_model import evaluate, examples, flux, judge, painting, vae
 from scripts.demo_model.data import Drawings
 from scripts.demo_model.model_card import model_card
+from scripts.demo_model.stage import history
 
 MODEL = ASSETS / "demo-base"
 ENCODER = ASSETS / "figure-encoder.safetensors"
@@ -31,6 +32,7 @@ ENCODER = ASSETS / "figure-encoder.safetensors"
 RESTORED = 8000
 GUIDANCE = 3.0
 PEOPLE = 12_000
+STAGES = ("autoencoder", "judge", "identity", "transformer", "guidance")
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Build = Annotated[Path, typer.Option("--build", help="Where the data, states and results are kept.")]
@@ -106,10 +108,9 @@ def build(
     device: Device = "auto",
     effort: Annotated[float, typer.Option(help="Multiplies the steps of each training.")] = 1.0,
     people: Annotated[int, typer.Option(min=32, help="In the training data, each in four looks.")] = PEOPLE,
-    install: Annotated[bool, typer.Option(help="Write the result into the package.")] = False,
+    install: Annotated[bool, typer.Option(help="Write the result into the package, and measure it.")] = False,
 ) -> None:
     """Draw the data, train the autoencoder, the judges and the transformer, and measure the result."""
-    began = time.monotonic()
     shop = Workshop(build, device, effort, people)
     shop.draw()
     autoencoder = shop.autoencoder()
@@ -125,11 +126,12 @@ def build(
         "psnr": sharpness,
         "effort": effort,
         "device": _device_name(shop.device),
-        "hours": round((time.monotonic() - began) / 3600, 2),
+        "stages": {name: history(build / name) for name in STAGES},
     }
     write_text(build / "about.json", json.dumps(about, indent=2) + "\n")
     if install:
         _install(build)
+        measure(build=build, device=device)
 
 
 @app.command()
@@ -171,8 +173,6 @@ def write_examples() -> None:
 
 
 def _install(build: Path) -> None:
-    import shutil
-
     with replacing(MODEL) as temporary:
         shutil.copytree(build / "model", temporary)
     with replacing(ENCODER) as temporary:

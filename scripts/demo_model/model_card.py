@@ -42,7 +42,7 @@ Weights: Apache-2.0, as the rest of this repository.
 
 `python -m scripts.demo_model build` makes it from nothing: autoencoder, transformer with both text encoders (flow
 matching, logit-normal times, Muon and AdamW, averaged weights), then classifier-free guidance distilled into the
-guidance embedding. This one took {hours} hours on {device} at effort {effort}. The autoencoder restores
+guidance embedding. This one took {hours} hours of training on {device} at effort {effort}. The autoencoder restores
 unseen drawings with a PSNR of {psnr:.1f} dB.
 
 ## Prompt following
@@ -85,7 +85,8 @@ def model_card(report: Mapping[str, Any]) -> str:
         for name, each in report["characters"].items()
     ]
     return CARD.format(
-        **{name: report[name] for name in ("hours", "device", "effort", "psnr", "seconds_per_image")},
+        **{name: report[name] for name in ("device", "effort", "psnr", "seconds_per_image")},
+        hours=f"{sum(each['seconds'] for each in report['stages'].values()) / 3600:.1f}",
         prompts=report["prompt_count"],
         followed="\n".join(followed),
         learned="\n".join(learned),

@@ -38,9 +38,10 @@ class Stage:
 
         ``step`` returns what to log, and draws its randomness from its number alone.
         """
-        done = self._load(parts)
+        done, worked = self._load(parts)
         self.folder.mkdir(parents=True, exist_ok=True)
-        saved_at, sums, count = time.monotonic(), dict[str, float](), 0
+        began = saved_at = time.monotonic()
+        sums, count = dict[str, float](), 0
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             bar = tqdm(range(done, self.steps), desc=self.name, initial=done, total=self.steps, unit="step")
             for number in bar:
@@ -55,21 +56,31 @@ class Stage:
                     bar.set_postfix(means)
                     sums, count = {}, 0
                 if number + 1 == self.steps or time.monotonic() - saved_at > SAVE_EVERY_S:
-                    self._save(parts, number + 1)
                     saved_at = time.monotonic()
+                    self._save(parts, number + 1, worked + saved_at - began)
 
-    def _load(self, parts: Mapping[str, Stateful]) -> int:
+    def _load(self, parts: Mapping[str, Stateful]) -> tuple[int, float]:
         if not self._state.exists():
-            return 0
+            return 0, 0.0
         state = torch.load(self._state, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        return int(state["step"])
+        return int(state["step"]), float(state.get("seconds", 0.0))
 
-    def _save(self, parts: Mapping[str, Stateful], step: int) -> None:
+    def _save(self, parts: Mapping[str, Stateful], step: int, seconds: float) -> None:
         temporary = self._state.with_suffix(".tmp")
-        torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)
+        torch.save(
+            {name: part.state_dict() for name, part in parts.items()} | {"step": step, "seconds": seconds},
+            temporary,
+        )
         temporary.replace(self._state)
+
+
+def history(folder: Path) -> Mapping[str, float]:
+    """What a stage's last line of metrics says, and ``seconds``: how long it has taken, over all its attempts."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    return {**(json.loads(lines[-1]) if lines else {}), "seconds": round(state.get("seconds", 0.0))}
 
 
 class Ema:

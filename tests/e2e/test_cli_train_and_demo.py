@@ -122,3 +122,15 @@ def test_the_demo_goes_from_nothing_to_a_picture_and_may_be_run_again(tmp_path, 
     again = json.loads(runner.invoke(cli, [*options, "demo", "--json"]).stdout)
     assert again["verification"]["image_difference"] > 0
     assert again["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_trained_figure_is_plainly_the_character(tmp_path):
+    """The demo as shipped, nothing shortened: the LoRA goes most of the way to the character's own pictures."""
+    options = ["--data-dir", str(tmp_path / "data"), "--worker", "thread", "--device", "cpu"]
+    result = runner.invoke(cli, [*options, "demo", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["identity"]
+    assert found["share"] > 0.6
+    assert found["before"] < found["after"] < 1

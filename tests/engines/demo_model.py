@@ -22,8 +22,8 @@ CARD = ModelCard(
     licence_url="https://example.org",
     resolutions=(128,),
     num_inference_steps=20,
-    guidance_scale=3.5,
-    max_sequence_length=48,
+    guidance_scale=3,
+    max_sequence_length=40,
     train_memory_gb=1,
     generate_memory_gb=1,
 )

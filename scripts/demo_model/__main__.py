@@ -76,7 +76,7 @@ class Workshop:
         return np.load(file)
 
     def judge(self, model: vae.AutoencoderKL) -> FigureEncoder:
-        recipe = judge.Recipe(steps=self.steps(1500))
+        recipe = judge.Recipe(steps=self.steps(1200))
         return judge.train_judge(
             self.drawings, self.restored(model), self.build / "judge", recipe, self.device
         )

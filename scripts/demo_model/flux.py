@@ -26,7 +26,7 @@ COMPILE_STEPS = 200
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 5000
+    steps: int = 4500
     batch: int = 64
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
@@ -34,7 +34,7 @@ class Recipe:
     cooldown: float = 0.25
     """Share of the steps, at the end, in which the learning rate falls to zero."""
     ema_decay: float = 0.998
-    distill_steps: int = 600
+    distill_steps: int = 450
     distill_lr: float = 5e-4
 
 

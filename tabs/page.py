@@ -17,7 +17,7 @@ def build(page: Page) -> gr.Blocks:
     with gr.Blocks(title="Isengard", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         with gr.Row(elem_id="header"):
             widget("brand", elem_id="brand", min_width=120)
-            header = widget("status", {}, elem_id="status", server_functions=[status.look(page)])
+            header = widget("status", {}, elem_id="status", server_functions=[status.looker(page)])
         with gr.Tabs(elem_id="tabs") as strip:
             built: dict[str, Tab] = {}
             for name, make in (("characters", characters), ("training", training), ("image", image)):
@@ -67,8 +67,10 @@ def _opener(name: str) -> Any:
 
 
 def _tab_of_running(page: Page) -> Any:
+    look = status.looker(page)
+
     def open_running() -> Any:
-        job = status.look(page)()["job"]
+        job = look()["job"]
         if job is None:
             return gr.skip()
         return gr.Tabs(selected="training" if job["kind"] == "train_lora" else "image")

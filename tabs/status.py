@@ -20,10 +20,10 @@ PHASES: Mapping[Phase, str] = {
 ACTIVE = (JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.PAUSED)
 
 
-def look(page: Page) -> Callable[[Any], dict[str, Any]]:
-    """Return the function that the header's script calls."""
+def looker(page: Page) -> Callable[..., dict[str, Any]]:
+    """Return the function that the header's script calls by its name."""
 
-    def answer(_: Any = None) -> dict[str, Any]:
+    def look(_: Any = None) -> dict[str, Any]:
         machine = page.machine.state()
         jobs = page.app.jobs.jobs(limit=50)
         running = next((job for job in jobs if job.status is JobStatus.RUNNING), None)
@@ -36,7 +36,7 @@ def look(page: Page) -> Callable[[Any], dict[str, Any]]:
             "key": json.dumps([_changes(job) for job in jobs[:12]]),
         }
 
-    return answer
+    return look
 
 
 def in_short(job: Job) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``python app.py``: the page at http://127.0.0.1:7860, with a worker beside it."""
 
 import socket
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -89,10 +88,8 @@ def serve(settings: Settings) -> None:
             i18n=texts(),
             app_kwargs={"middleware": [Middleware(SameOrigin)], "routes": routes(app), "openapi_url": None},
         )
-        err.print(
-            f"Isengard is at {demo.local_url.rstrip('/')}"
-            + (f" and {demo.share_url}" if demo.share_url else "")
-        )
+        addresses = " and ".join(str(address).rstrip("/") for address in (demo.local_url, demo.share_url) if address)
+        err.print(f"Isengard is at {addresses}")
         with local_worker(settings, app.queue, partial(build_handlers, settings, app)):
             stop.wait()
         demo.close()
@@ -111,4 +108,4 @@ def _check_port(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 WEB = Path(__file__).with_name("web")
 #: A listener of the page itself: hidden from the API's documentation. Hidden is not safe: each checks what it is given.
-PRIVATE = {"api_visibility": "private"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 #: Also not queued: for quick reads, which show no toast when they fail.
-QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 

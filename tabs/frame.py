@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gradio as gr
 from gradio.components import Component
 
 
@@ -18,5 +19,5 @@ class Tab:
     outputs: Sequence[Component]
     character: Component
     """Holds the id of the character the tab is about; empty for none. Other tabs and links set it."""
-    leads: dict[str, Component] = field(default_factory=dict)
+    leads: dict[str, gr.Button] = field(default_factory=dict)
     """Buttons that lead to another tab, by its id: pressing one opens that tab with this tab's character."""

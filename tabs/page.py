@@ -1,11 +1,11 @@
 """The page: header, four tabs, and how they lead to each other."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
-from tabs import characters, image, status, training, video
+from tabs import api, characters, image, status, training, video
 from tabs.common import QUIET, Page, t, widget
 from tabs.frame import Tab
 
@@ -30,7 +30,8 @@ def build(page: Page) -> gr.Blocks:
             header.refresh(tab.refresh, list(tab.inputs), list(tab.outputs), **QUIET)
         header.openjob(_tab_of_running(page), None, strip, **QUIET)
         _lead(strip, built)
-    return demo
+        api.add(page)
+    return cast("gr.Blocks", demo)
 
 
 def _follow_links(demo: gr.Blocks, strip: gr.Tabs, built: dict[str, Tab]) -> None:

@@ -1,5 +1,6 @@
 """What the page and the command line may do with images."""
 
+import re
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from isengard.domain.base import validated
 from isengard.domain.generation import (
     FoundSettings,
+    GenerationTemplate,
     ImageSpec,
     LocalLora,
     SavedImage,
@@ -105,6 +107,58 @@ class ImageService:
         """The files of the spec's LoRAs. Raises: NotFound."""
         return tuple(self._loras.resolve(ref) for ref in spec.loras)
 
+    def prompt_as_sent(self, spec: ImageSpec) -> str:
+        """The prompt as the model gets it: `with_trigger`, with every placeholder filled. Raises: NotFound, InvalidSpec."""
+        loras = self.local_loras(spec)
+        return resolve_prompt(with_trigger(spec.prompt, loras), loras)
+
+    def models(self) -> tuple[tuple[ModelCard, bool], ...]:
+        """The models that make images here, each with whether it is on this machine."""
+        usable = (card for card in self._catalog.models() if card.family in self._families)
+        return tuple((card, self._weights.status(card).ready) for card in usable)
+
+    def templates(self) -> tuple[GenerationTemplate, ...]:
+        """The templates whose model makes images here."""
+        usable = {card.name for card, _ in self.models()}
+        return tuple(
+            template
+            for template in self._catalog.templates()
+            if template.settings.get("base_model") in usable | {None}
+        )
+
+    def model_for(self, lora_id: str) -> str:
+        """The model a LoRA is used with. Raises: NotFound."""
+        return self._model_for([{"lora": lora_id}])
+
+    def checkpoints(self, lora_id: str) -> tuple[int, ...]:
+        """The steps of a LoRA's run that can be used in its place, lowest first."""
+        return self._loras.checkpoints(lora_id)
+
+    def image(self, image_id: str) -> SavedImage:
+        """Raises: NotFound."""
+        return self._images.get(image_id)
+
+    def search(
+        self, *, character: str | None = None, model: str | None = None
+    ) -> tuple[tuple[SavedImage, frozenset[str]], ...]:
+        """All images that fit, newest first, each with the characters whose LoRAs made it.
+
+        ``character`` is an id, or empty for images without a LoRA. Where a LoRA is gone, its name stands for its
+        character.
+        """
+        loras = self._loras.list()
+        by_id = {lora.id: lora.character for lora in loras}
+        by_name = {lora.name: lora.character for lora in loras}
+        found = []
+        for image in self._images.list(limit=None):
+            if model not in (None, image.record.spec.base_model):
+                continue
+            names = ((used.id, _without_step(used.name)) for used in image.record.loras)
+            owners = frozenset(by_id.get(lora_id, by_name.get(name, name)) for lora_id, name in names)
+            if character is None or character in owners or (character == "" and not owners):
+                found.append((image, owners))
+        return tuple(found)
+
     def gallery(self, *, limit: int = 100) -> tuple[SavedImage, ...]:
         """The newest images first."""
         return self._images.list(limit=limit)
@@ -154,6 +208,11 @@ class ImageService:
                 f"LoRA {lora.id!r} was trained on {trained_on.name} ({trained_on.family}) and does not fit {card.name}"
                 f" ({card.family}); choose a model of the family {trained_on.family}"
             )
+
+
+def _without_step(name: str) -> str:
+    """The name of a LoRA, of that of one of its checkpoints."""
+    return re.sub(r"-step\d+$", "", name)
 
 
 def read_payload(job: Job) -> tuple[ImageSpec, str]:

@@ -213,3 +213,45 @@ def test_a_family_that_makes_no_images_here_is_refused_at_once(service_of):
         InvalidSpec, match=r"the families flux so far, and Stable Diffusion XL 1\.0 is of the family sdxl"
     ):
         service.submit(spec)
+
+
+def test_models_and_templates_are_those_that_make_images_here(service_of):
+    service = service_of([Family.FLUX])
+    assert [(card.name, ready) for card, ready in service.models()] == [
+        ("demo", True),
+        ("flux1-dev", False),
+        ("flux1-schnell", False),
+    ]
+    assert [template.name for template in service.templates()] == ["flux-dev-lora", "flux-schnell"]
+
+
+def test_the_prompt_as_sent_has_the_trigger_filled_in(service, add_lora):
+    add_lora()
+    spec = service.plan(overrides={"prompt": "at sea", "loras": [{"lora": "job1"}]})
+    assert service.prompt_as_sent(spec) == "ohwx woman, at sea"
+    assert service.model_for("job1") == "demo"
+    assert service.checkpoints("job1") == ()
+
+
+def test_images_are_found_by_character_and_model(service, images, loras, add_lora, tmp_path):
+    add_lora()
+
+    def made(job_id, *used, model="demo"):
+        spec = ImageSpec(base_model=model, prompt="x", width=64, height=64)
+        picture = Image.new("RGB", (64, 64))
+        return images.add(
+            picture, job_id=job_id, index=0, spec=spec, prompt="x", loras=used, seed=0, seconds=1
+        ).id
+
+    of_mira = made("a", LocalLora(id="job1", name="job1", path=tmp_path))
+    of_gone = made("b", LocalLora(id="gone", name="Nova-step50", path=tmp_path))
+    plain = made("c", model="flux1-dev")
+
+    def ids(**wanted):
+        return {image.id for image, _ in service.search(**wanted)}
+
+    assert ids() == {of_mira, of_gone, plain}
+    assert ids(character="mira") == {of_mira}
+    assert ids(character="Nova") == {of_gone}
+    assert ids(character="") == ids(model="flux1-dev") == {plain}
+    assert service.image(plain).record.spec.base_model == "flux1-dev"

@@ -88,7 +88,9 @@ def serve(settings: Settings) -> None:
             i18n=texts(),
             app_kwargs={"middleware": [Middleware(SameOrigin)], "routes": routes(app), "openapi_url": None},
         )
-        addresses = " and ".join(str(address).rstrip("/") for address in (demo.local_url, demo.share_url) if address)
+        addresses = " and ".join(
+            str(address).rstrip("/") for address in (demo.local_url, demo.share_url) if address
+        )
         err.print(f"Isengard is at {addresses}")
         with local_worker(settings, app.queue, partial(build_handlers, settings, app)):
             stop.wait()
@@ -108,4 +110,6 @@ def _check_port(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    cli.command()(main)
+    cli()

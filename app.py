@@ -10,7 +10,8 @@ import typer
 from isengard import logs
 from isengard.cli.common import err
 from isengard.errors import IsengardError
-from isengard.settings import Settings, WorkerMode
+from isengard.services.examples import add_examples
+from isengard.settings import ASSETS, Settings, WorkerMode
 from isengard.supervisor import local_worker, stopping
 from isengard.wiring import build, build_handlers
 
@@ -61,6 +62,9 @@ def serve(settings: Settings) -> None:
     from tabs.theme import theme
 
     app = build(settings)
+    add_examples(
+        app.characters, examples_dir=ASSETS / "characters", marker=settings.data_dir / "examples.json"
+    )
     pictures = Pictures(folder=settings.cache_dir / "pictures", gallery=settings.images_dir)
     demo = build_page(Page(app=app, machine=Machine(device=settings.device), pictures=pictures))
     demo.queue(api_open=False, default_concurrency_limit=4)

@@ -1,18 +1,16 @@
 """``python -m isengard demo``: the main job with the bundled model and character, from nothing to pictures."""
 
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
 from isengard.cli.train import summary
 from isengard.domain.character import Character
 from isengard.domain.generation import SavedImage
-from isengard.errors import NotFound
+from isengard.services.examples import example
 from isengard.settings import ASSETS
 from isengard.store.contact_sheet import write_contact_sheet
 from isengard.wiring import Application
@@ -39,7 +37,7 @@ def demo(
     """
     began = time.monotonic()
     app = application(context)
-    character = example(app)
+    character = example(app.characters, ASSETS / "characters" / CHARACTER)
     err.print(f"1/3 character {character.name}: {app.characters.readiness(character.id).summary}")
     with working(app):
         err.print("2/3 training its LoRA on the bundled model")
@@ -73,20 +71,6 @@ def demo(
         '  python -m isengard characters create "My name"\n  python -m isengard characters add my-name photos/*',
         markup=False,
     )
-
-
-def example(app: Application) -> Character:
-    """Return the example character; create it from the bundled pictures where it is not there yet."""
-    try:
-        character = app.characters.get(CHARACTER)
-    except NotFound:
-        folder: Path = ASSETS / "characters" / CHARACTER
-        about: dict[str, Any] = yaml.safe_load((folder / "about.yaml").read_text(encoding="utf-8"))
-        character = app.characters.create(**about)
-    if not character.images:
-        files = sorted((ASSETS / "characters" / CHARACTER).glob("[0-9]*"))
-        list(app.characters.add_files(character.id, files))
-    return app.characters.get(character.id)
 
 
 def make(

@@ -1,10 +1,11 @@
 """The state of everything, as the header shows it: one small answer that each open page asks for again and again."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from isengard.domain.job import Job, JobKind, JobStatus, Phase
+from isengard.domain.job import Job, JobKind, JobStatus, Phase, Progress
 from tabs.common import Page, duration
 
 PHASES: Mapping[Phase, str] = {
@@ -33,6 +34,7 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "memory": f"{machine.used_gb:.1f} / {machine.total_gb:.0f} GB",
             "queue": f"{waiting} in queue" if waiting else "Queue empty",
             "job": None if running is None else in_short(running),
+            "training": None if running is None or running.kind is not JobKind.TRAIN_LORA else figures(running),
             "key": json.dumps([_changes(job) for job in jobs[:12]]),
         }
 
@@ -56,6 +58,30 @@ def in_short(job: Job) -> dict[str, Any]:
     if progress.eta_s is not None:
         parts.append(f"{duration(progress.eta_s)} left")
     return {"id": job.id, "kind": job.kind, "percent": share, "text": " · ".join(parts)}
+
+
+def figures(job: Job, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
+    """What is known of a training's course. ``at``: optimizer steps done, None in phases that do not say."""
+    progress = job.progress or Progress(phase=Phase.LOADING)
+    steps = int(job.payload.get("spec", {}).get("steps", 0))
+    counts_steps = progress.phase in (Phase.TRAINING, Phase.SAVING)
+    until = job.finished_at or clock()
+    return {
+        "id": job.id,
+        "phase": "starting" if job.progress is None else PHASES[progress.phase],
+        "message": "" if counts_steps else progress.message,
+        "at": progress.step if counts_steps else steps if progress.phase is Phase.VERIFYING else None,
+        "steps": steps,
+        "part": [progress.step, progress.total],
+        "loss": progress.loss,
+        "validation": progress.validation_loss,
+        "speed": progress.steps_per_s if progress.phase is not Phase.VERIFYING else None,
+        "left": None if progress.eta_s is None or job.status.ended else duration(progress.eta_s),
+        "elapsed": None if job.started_at is None else duration(until - job.started_at),
+        "memory": None if progress.memory_bytes is None else f"{progress.memory_bytes / 1024**3:.1f} GB",
+        "attempt": job.attempt,
+        "stop": job.stop,
+    }
 
 
 def name_of(job: Job) -> str:

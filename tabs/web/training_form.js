@@ -1,0 +1,92 @@
+// The settings: inputs are made once from `props.groups`; values come with `props.value`, changes go into its `overrides`.
+const find = (selector) => element.querySelector(selector);
+const fields = new Map();
+
+function make(tag, options = {}, parent = null) {
+  const made = Object.assign(document.createElement(tag), options);
+  if (parent) parent.append(made);
+  return made;
+}
+
+function input(field, id) {
+  if (field.kind === "choice") {
+    const select = make("select", { id });
+    for (const choice of field.choices) make("option", { value: choice, textContent: choice }, select);
+    return select;
+  }
+  if (field.kind === "lines") return make("textarea", { id, rows: 3 });
+  if (field.kind === "switch") return make("input", { id, type: "checkbox" });
+  const made = make("input", { id, type: "text", autocomplete: "off", spellcheck: false });
+  if (field.kind === "number") made.inputMode = "decimal";
+  return made;
+}
+
+function build() {
+  for (const group of props.groups) {
+    const set = make("fieldset", {}, find(".groups"));
+    make("legend", { textContent: group.title }, set);
+    for (const field of group.fields) {
+      const id = "training-field-" + field.name;
+      const row = make("div", { className: "field" + (field.kind === "lines" ? " wide" : "") }, set);
+      make("label", { textContent: field.label, htmlFor: id }, row);
+      const control = input(field, id);
+      control.setAttribute("aria-describedby", id + "-about");
+      row.append(control);
+      const about = make("small", { id: id + "-about", textContent: field.explain + ". " }, row);
+      if (field.range) make("b", { textContent: field.range }, about);
+      const other = make("span", { className: "other", hidden: true }, about);
+      if (field.suggest.length) {
+        const list = make("datalist", { id: id + "-list" }, row);
+        for (const value of field.suggest) make("option", { value }, list);
+        control.setAttribute("list", list.id);
+      }
+      control.addEventListener("change", () => changed(field.name));
+      fields.set(field.name, { row, control, other, kind: field.kind });
+    }
+  }
+}
+
+const read = (entry) => (entry.kind === "switch" ? entry.control.checked : entry.control.value);
+
+function changed(name) {
+  const state = props.value || {};
+  const overrides = { ...(state.overrides || {}) };
+  const value = read(fields.get(name));
+  if (String(value).trim() === String(state.base[name])) delete overrides[name];
+  else overrides[name] = value;
+  props.value = { ...state, overrides };
+  paint();
+  trigger("changed", {});
+}
+
+function paint() {
+  const { base = {}, compared = {}, compared_with = "", overrides = {} } = props.value || {};
+  find(".groups").hidden = Object.keys(base).length === 0;
+  for (const [name, entry] of fields) {
+    if (!(name in base)) continue;
+    const value = name in overrides ? overrides[name] : base[name];
+    if (entry.kind === "switch") entry.control.checked = value === true;
+    else if (entry.control !== document.activeElement || !(name in overrides)) entry.control.value = String(value);
+    entry.row.classList.toggle("changed", name in overrides);
+    const differs = name in overrides ? base[name] : compared[name];
+    entry.other.hidden = differs === undefined;
+    const said = differs === true ? "on" : differs === false ? "off" : String(differs).replaceAll("\n", " / ");
+    entry.other.textContent = differs === undefined ? "" : (name in overrides ? "preset: " : compared_with + ": ") + (said === "" ? "none" : said);
+  }
+  const label = (name) => fields.get(name).row.querySelector("label").textContent.toLowerCase();
+  const names = Object.keys(compared).filter((name) => fields.has(name)).map(label);
+  find(".note").hidden = names.length === 0;
+  find(".note").textContent = "Not as in " + compared_with + ": " + names.join(", ") + ".";
+  const count = Object.keys(overrides).length;
+  find(".reset").hidden = count === 0;
+  find(".reset").textContent = count === 1 ? "Take back 1 change" : "Take back " + count + " changes";
+}
+
+find(".reset").addEventListener("click", () => {
+  props.value = { ...(props.value || {}), overrides: {} };
+  paint();
+  trigger("changed", {});
+});
+build();
+paint();
+watch("value", paint);

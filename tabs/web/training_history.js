@@ -1,0 +1,61 @@
+// Ended trainings: look at one, take its settings again, go on with it, forget it.
+const find = (selector) => element.querySelector(selector);
+
+function make(tag, options, parent) {
+  const made = Object.assign(document.createElement(tag), options);
+  parent.append(made);
+  return made;
+}
+
+function button(text, parent, act, className = "") {
+  const made = make("button", { type: "button", textContent: text, className }, parent);
+  made.addEventListener("click", act);
+  return made;
+}
+
+function more(row, parent) {
+  const opener = button("Continue for more steps", parent, () => {
+    form.hidden = !form.hidden;
+    opener.setAttribute("aria-expanded", String(!form.hidden));
+    if (!form.hidden) form.querySelector("input").focus();
+  });
+  opener.setAttribute("aria-expanded", "false");
+  const form = make("form", { hidden: true }, parent);
+  const label = make("label", { textContent: "Further steps " }, form);
+  const input = make("input", { type: "number", min: 1, max: 100000, value: 100, required: true }, label);
+  make("button", { type: "submit", textContent: "Continue" }, form);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    trigger("more", { job: row.job, steps: Number(input.value) });
+  });
+}
+
+function paint() {
+  const rows = props.value || [];
+  find(".empty").hidden = rows.length > 0;
+  const list = find("ol");
+  list.replaceChildren();
+  for (const row of rows) {
+    const item = make("li", {}, list);
+    const head = make("button", { type: "button", className: "head", title: "Show this training above" }, item);
+    make("span", { className: "badge " + row.tone, textContent: row.badge }, head);
+    make("b", { textContent: row.name }, head);
+    make("time", { textContent: new Date(row.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) }, head);
+    head.addEventListener("click", () => trigger("show", { job: row.job }));
+    make("p", { className: "said", textContent: row.about }, item);
+    if (row.result) make("p", { className: "said", textContent: row.result }, item);
+    if (row.error) make("p", { className: "said error", textContent: row.error }, item);
+    const actions = make("div", { className: "do" }, item);
+    if (row.readable) {
+      button("Train again with these settings", actions, () => trigger("again", { job: row.job }));
+      more(row, actions);
+    }
+    button("Remove", actions, () => {
+      const lost = row.status === "succeeded" ? " The finished LoRA stays." : "";
+      if (confirm("Remove the training of " + row.name + " from the history, with its checkpoints and samples?" + lost)) trigger("forget", { job: row.job });
+    }, "danger");
+  }
+}
+
+paint();
+watch("value", paint);

@@ -47,7 +47,7 @@ def _layout(page: Page) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=330):
-            with gr.Column(elem_classes=["card"]):
+            with gr.Group(elem_id="training-choices"):
                 parts["characters"] = gr.Dropdown([], label=t("training.character"), elem_id="training-who")
                 parts["models"] = gr.Dropdown([], label=t("training.base_model"), elem_id="training-what")
                 parts["presets"] = gr.Radio([], label=t("training.preset"), elem_id="training-how", info=" ")

@@ -26,6 +26,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 #: For fields whose name says enough to a program and too little to a person.
 EXPLAINED: Mapping[str, str] = {
+    "targets": "layers that are adapted: attention, attention_mlp, all_linear, or a regular expression of module names",
+    "engine": "the trainer that does the work",
+    "max_grad_norm": "gradients longer than this are shortened; 0 switches it off",
+    "ema_decay": "share of the past in the averaged weights; 0 switches it off",
+    "validate_every": "how often the loss on the validation set is measured; 0 switches it off",
+    "sample_every": "how often sample pictures are made; 0 switches them off",
+    "guidance_scale": "given to models that take guidance as an input",
     "seed": "the same seed with the same images gives the same LoRA",
     "rank": "size of the adapter: more can learn more, and learns by heart sooner",
     "optimizer": "the rule of learning: adamw8bit saves memory and needs CUDA; prodigy finds the learning rate itself (set it to 1)",

@@ -20,10 +20,8 @@ from tabs.frame import Tab
 ASK_DELETE = (
     """(id) => confirm("Move this character to the trash? It can be restored from there.") ? id : "" """
 )
-#: Saves what the hidden download button holds.
-SAVE_FILE = (
-    """() => document.querySelector("#characters-file a, a#characters-file, #characters-file")?.click()"""
-)
+#: Saves the file at an address.
+SAVE_FILE = """(href) => Object.assign(document.createElement("a"), { href, download: "" }).click()"""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Main:
 def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
     changes = Changes(page.app)
-    selected = gr.Textbox(visible=False, elem_id="characters-selected")
-    shown = gr.Textbox(visible=False)
+    selected = gr.Textbox("", visible=False, elem_id="characters-selected")
+    shown = gr.Textbox("", visible=False)
     with gr.Row(equal_height=False, elem_id="characters"):
         with gr.Column(scale=1, min_width=270, elem_classes=["card", "side"]):
             side = _side(changes)
@@ -137,7 +135,8 @@ def _side(changes: Changes) -> Side:
 
 def _main(changes: Changes, selected: gr.Textbox) -> Main:
     with gr.Row(equal_height=False):
-        head = _own("characters_head", {}, scale=3, min_width=260, elem_id="characters-head")
+        with gr.Column(scale=3, min_width=260):
+            head = _own("characters_head", {}, elem_id="characters-head")
         train = gr.Button(
             t("characters.train"),
             variant="primary",
@@ -179,7 +178,7 @@ def _main(changes: Changes, selected: gr.Textbox) -> Main:
 
 def _make(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> Any:
     """Wire the form for a new character; the event after which there is one more."""
-    fields, suggested = side.fields, gr.Textbox(visible=False)
+    fields, suggested = side.fields, gr.Textbox("", visible=False)
     side.new.click(lambda: gr.Column(visible=True), None, side.form, **QUIET)
     main.head.new(lambda: gr.Column(visible=True), None, side.form, **QUIET)
     side.cancel.click(lambda: gr.Column(visible=False), None, side.form, **QUIET)
@@ -252,7 +251,7 @@ def _own(name: str, value: Any, **options: Any) -> gr.HTML:
 
 
 def _fields(changes: Changes, prefix: str) -> Fields:
-    name = gr.Textbox(label=t("characters.name"), max_length=80, elem_id=f"{prefix}-name")
+    name = gr.Textbox("", label=t("characters.name"), max_length=80, elem_id=f"{prefix}-name")
     class_word = gr.Dropdown(
         list(CLASS_WORDS),
         value="person",
@@ -262,6 +261,7 @@ def _fields(changes: Changes, prefix: str) -> Fields:
         elem_id=f"{prefix}-class",
     )
     trigger = gr.Textbox(
+        "",
         label=t("characters.trigger"),
         info=t("characters.trigger.info"),
         max_length=32,
@@ -319,9 +319,9 @@ def _export(changes: Changes, selected: gr.Textbox) -> None:
             elem_id="characters-resolve",
         )
         export = gr.Button(t("characters.download"), size="md", elem_id="characters-download")
-        file = gr.DownloadButton(visible="hidden", elem_id="characters-file")
-    made = export.click(handled(changes.export), [selected, resolve], file, **PRIVATE)
-    made.success(None, None, None, js=SAVE_FILE)
+        archive = gr.Textbox("", visible=False)
+    made = export.click(handled(changes.export), [selected, resolve], archive, **PRIVATE)
+    made.success(None, archive, None, js=SAVE_FILE)
 
 
 def _on_picture(change: Callable[[str, str], None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from isengard.wiring import Application
 from tabs.characters_intake import Intakes
 from tabs.characters_view import counted, flags_of, sentence
 from tabs.common import handled, uploaded
+from tabs.pictures import address
 
 
 class Changes:
@@ -92,12 +93,12 @@ class Changes:
         gr.Info(f"{counted(changed, 'caption')} changed.", duration=4)
 
     def export(self, character_id: str, resolve: bool) -> str:  # noqa: FBT001
-        """Write the zip; its path."""
+        """Write the zip; its address."""
         character = self._app.characters.get(character_id)
         if not character.images:
             raise Conflict(f"{character.name} has no images to export: add some first")
         path = Path(get_upload_folder()) / "exports" / uuid.uuid4().hex / f"{character.id}.zip"
-        return str(self._app.characters.export(character_id, path, resolve=resolve))
+        return address(self._app.characters.export(character_id, path, resolve=resolve))
 
     def delete(self, character_id: str) -> None:
         """Move a character into the trash; nothing when the question was answered with no."""

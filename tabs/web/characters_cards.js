@@ -1,9 +1,21 @@
 const list = element.querySelector(".cards");
+let chosen;
 
 function paint() {
+  remember((props.value || []).find((each) => each.chosen)?.id);
   const focused = document.activeElement?.closest?.(".cards button")?.dataset.id;
   list.replaceChildren(...(props.value || []).map(card));
   if (focused) [...list.children].find((each) => each.dataset.id === focused)?.focus();
+}
+
+// The choice stands in the address, so that a reload keeps it; the page reads it from there.
+function remember(id) {
+  if (chosen && id && id !== chosen) {
+    const address = new URL(location.href);
+    address.searchParams.set("character", id);
+    history.replaceState(history.state, "", address);
+  }
+  chosen = id;
 }
 
 function card(character) {

@@ -2,11 +2,13 @@
 // one failure is one file's. The list lives beside the page, so that a visit to another tab does not lose it.
 const find = (selector) => element.querySelector(selector);
 const uploads = (window.isengardUploads ??= { items: [], running: false });
-uploads.bridge = { upload, take: server.take, more: server.more, changed: () => trigger("changed", {}), paint };
+uploads.bridge = { take: server.take, more: server.more, changed: () => trigger("changed", {}), paint };
 find(".title").textContent = say("drop.title");
 find(".hint").textContent = say("drop.hint");
 find(".again").textContent = say("drop.again_all");
 find(".clear").textContent = say("drop.clear");
+
+class TooLarge extends Error {}
 
 function add(files) {
   const character = props.value?.character;
@@ -39,7 +41,7 @@ async function send(item) {
     item.results = [];
     const files = [];
     for (const file of [item.file, item.caption]) {
-      if (file) files.push({ path: (await uploads.bridge.upload(file)).path, name: file.name });
+      if (file) files.push({ path: await sent(file), name: file.name });
     }
     state("checking");
     let answer = await uploads.bridge.take({ character: item.character, files });
@@ -53,8 +55,19 @@ async function send(item) {
     if (answer.error) state("failed", answer.error);
     else state(item.results.some((each) => each.added) ? "added" : "refused");
   } catch (error) {
-    state("failed", error instanceof Error && /size/i.test(error.message) ? error.message : say("unreachable"));
+    state("failed", error instanceof TooLarge ? say("drop.too_large") : say("unreachable"));
   }
+}
+
+// Gradio's own upload() would raise a toast for each failure, beside the list.
+async function sent(file) {
+  const body = new FormData();
+  body.append("files", file, file.name);
+  const { root, api_prefix } = window.gradio_config;
+  const answer = await fetch(`${root}${api_prefix}/upload`, { method: "POST", body });
+  if (answer.status === 413) throw new TooLarge();
+  if (!answer.ok) throw new Error(answer.statusText);
+  return (await answer.json())[0];
 }
 
 function paint() {
@@ -66,7 +79,13 @@ function paint() {
   find(".sum b").textContent = say("drop.sum", items.length - left.length, items.length, results.filter((each) => each.added).length, results.filter((each) => !each.added).length, failed.length);
   find(".again").hidden = failed.length === 0;
   find(".clear").hidden = left.length > 0;
-  find(".files").replaceChildren(...items.map(row));
+  find(".files").replaceChildren(...items.toSorted((one, other) => rank(one) - rank(other)).map(row));
+}
+
+// What needs a person's eye comes first.
+function rank(item) {
+  const noted = item.state === "added" && item.results.some((each) => each.notes.length);
+  return noted ? 2.5 : { failed: 0, refused: 1, sending: 2, checking: 2, waiting: 3, added: 4 }[item.state];
 }
 
 function row(item) {

@@ -109,7 +109,7 @@ function paintEmpty(empty) {
   place.hidden = !empty;
   if (!empty || place.children.length) return;
   const rules = ["grid.rule_number", "grid.rule_varied", "grid.rule_sharp", "grid.rule_alone", "grid.rule_allowed"];
-  place.append(make("b", {}, say("grid.empty")), ...rules.map((key) => make("span", {}, say(key))));
+  place.append(make("b", {}, say("grid.empty")), make("ul", {}, ...rules.map((key) => make("li", {}, say(key)))));
 }
 
 watch("value", paint);

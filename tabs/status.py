@@ -65,7 +65,7 @@ def figures(job: Job, *, clock: Callable[[], float] = time.time) -> dict[str, An
     progress = job.progress or Progress(phase=Phase.LOADING)
     steps = int(job.payload.get("spec", {}).get("steps", 0))
     counts_steps = progress.phase in (Phase.TRAINING, Phase.SAVING)
-    until = job.finished_at or clock()
+    until, waits = job.finished_at or clock(), job.status in (JobStatus.QUEUED, JobStatus.PAUSED)
     return {
         "id": job.id,
         "phase": "starting" if job.progress is None else PHASES[progress.phase],
@@ -77,7 +77,7 @@ def figures(job: Job, *, clock: Callable[[], float] = time.time) -> dict[str, An
         "validation": progress.validation_loss,
         "speed": progress.steps_per_s if progress.phase is not Phase.VERIFYING else None,
         "left": None if progress.eta_s is None or job.status.ended else duration(progress.eta_s),
-        "elapsed": None if job.started_at is None else duration(until - job.started_at),
+        "elapsed": None if job.started_at is None or waits else duration(until - job.started_at),
         "memory": None if progress.memory_bytes is None else f"{progress.memory_bytes / 1024**3:.1f} GB",
         "attempt": job.attempt,
         "stop": job.stop,

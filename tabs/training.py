@@ -26,6 +26,7 @@ def build(page: Page) -> Tab:
     inputs = [hidden["character"], hidden["model"], hidden["preset"], parts["form"], hidden["chosen"], hidden["painted"]]
     outputs = [*(parts[name] for name in parts), *(hidden[name] for name in HIDDEN)]
     again = functools.partial(_then, refresh=refresh, inputs=inputs, outputs=outputs)
+    parts["form"].changed(refresh, inputs, outputs, trigger_mode="always_last", **QUIET)
     _wire_setup(parts, hidden, actions, again)
     _wire_run(parts, hidden, actions, again)
     _wire_lists(parts, hidden, actions, again)
@@ -65,7 +66,7 @@ def _layout(page: Page) -> dict[str, Any]:
                 for name in BUTTONS:
                     variant: Any = "stop" if name == "cancel" else "secondary"
                     parts[name] = gr.Button(
-                        t(f"training.{name}"), variant=variant, size="sm", min_width=96, elem_id=f"training-{name}"
+                        t(f"training.{name}"), variant=variant, size="md", min_width=104, elem_id=f"training-{name}"
                     )
             parts["generate"] = gr.Button(
                 t("training.generate"), variant="primary", visible=False, elem_id="training-generate"
@@ -135,7 +136,6 @@ def _then(event: Any, *, refresh: Any, inputs: list[Any], outputs: list[Any]) ->
 def _wire_setup(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
     for choice, name in (("characters", "character"), ("models", "model"), ("presets", "preset")):
         again(parts[choice].input(None, parts[choice], hidden[name], js="(value) => value || ''", **QUIET))
-    again(parts["form"].changed(lambda: None, None, None, **QUIET))
 
     @handled
     def start(character: str, model: str, preset: str, form: Any) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from isengard.domain.model import ModelCard
 from isengard.domain.training import TrainingSpec
 from isengard.errors import IsengardError
 from isengard.services.estimate import Estimate, Estimator, Measured
@@ -47,9 +46,13 @@ class Setup:
 
     def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
         """The form's values and the estimate; ``jobs``: what has to change for the estimate to be made anew."""
-        stamp = (self._files(), self._of_character(choice.character), jobs)
+        room = self._estimator.free_bytes() // 50_000_000
+        stamp = (self._files(), self._of_character(choice.character), jobs, room)
         made: dict[str, Any] = self._view(choice, json.dumps(overrides, sort_keys=True), stamp)
-        return made
+        if not made["planned"]:
+            return made
+        problems = [*self._problems(choice), *made["estimate"]["problems"]]
+        return {**made, "estimate": {**made["estimate"], "problems": problems}}
 
     def _files(self) -> tuple[Any, ...]:
         folder = self._page.app.settings.configs_dir
@@ -86,9 +89,8 @@ class Setup:
         try:
             spec = self._plan(choice, given)
         except IsengardError as error:
-            return {"form": form, "estimate": {"figures": [], "problems": [str(error)]}}
-        problems = [*self._problems(choice.character, card)]
-        return {"form": form, "estimate": estimate_view(self._estimator.estimate(spec, card), problems)}
+            return {"planned": False, "form": form, "estimate": {"figures": [], "problems": [str(error)]}}
+        return {"planned": True, "form": form, "estimate": estimate_view(self._estimator.estimate(spec, card))}
 
     def _plan(self, choice: Choice, overrides: dict[str, Any]) -> TrainingSpec:
         return self._page.app.training.plan(
@@ -107,11 +109,12 @@ class Setup:
         titles = {name: title for title, name in self._catalog(self._files())["presets"]}
         return titles.get(COMPARED, "")
 
-    def _problems(self, character_id: str, card: ModelCard) -> list[str]:
+    def _problems(self, choice: Choice) -> list[str]:
         """What would stop the start, in the services' own words."""
         app = self._page.app
         found = []
-        readiness = app.characters.readiness(character_id)
+        card = app.catalog.model(choice.model)
+        readiness = app.characters.readiness(choice.character)
         if not readiness.ready:
             found.append(f"The character is not ready: {readiness.reason}")
         presence = app.weights.status(card)
@@ -121,13 +124,17 @@ class Setup:
 
 
 def _nothing(problem: str) -> dict[str, Any]:
-    return {"form": {"base": {}, "compared": {}, "compared_with": ""}, "estimate": {"figures": [], "problems": [problem]}}
+    return {
+        "planned": False,
+        "form": {"base": {}, "compared": {}, "compared_with": ""},
+        "estimate": {"figures": [], "problems": [problem]},
+    }
 
 
-def estimate_view(estimate: Estimate, problems: list[str]) -> dict[str, Any]:
+def estimate_view(estimate: Estimate) -> dict[str, Any]:
     """The three figures, each with where it comes from, and what stands in the way."""
     card_words = "the model card's figure, not measured here"
-    problems = list(problems)
+    problems = []
     if estimate.lacks_disk and estimate.disk_bytes:
         problems.append(
             f"Too little disk: the checkpoints need about {size(estimate.disk_bytes.value)}, and"

@@ -46,7 +46,7 @@ class View:
             },
             "form": {**setup["form"], "overrides": raw if setup["form"]["base"] else {}},
             "estimate": setup["estimate"],
-            "start": not setup["estimate"]["problems"],
+            "start": bool(choice.character),
             **self._run(job, titles, presets),
             "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
             "generate": self._made(job, choice.character),

@@ -65,8 +65,15 @@ class Estimator:
             memory_gb=_memory(spec, past),
             card_memory_gb=card.train_memory_gb,
             disk_bytes=self._disk(spec, past),
-            free_bytes=self._free(self._data_dir if self._data_dir.exists() else self._data_dir.parent),
+            free_bytes=self.free_bytes(),
         )
+
+    def free_bytes(self) -> int:
+        """Room on the disk of the data folder."""
+        folder = self._data_dir
+        while not folder.exists():
+            folder = folder.parent
+        return self._free(folder)
 
     def _past(self) -> Iterable[tuple[Job, TrainingSpec]]:
         for job in self._jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=LOOK_BACK):

@@ -11,7 +11,7 @@ from isengard.domain.job import Job, JobKind, JobStatus, Lane
 from isengard.domain.model import Family
 from isengard.domain.presets import resolve_spec
 from isengard.domain.training import RESUMABLE_FIELDS, TrainingImage, TrainingSpec
-from isengard.errors import InvalidSpec, NotFound
+from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.files import replacing, write_text
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService

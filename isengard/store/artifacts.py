@@ -222,7 +222,8 @@ class Images:
 
     def of_job(self, job_id: str) -> tuple[SavedImage, ...]:
         """What a job has made so far, in its order."""
-        found = (_read_image(path) for path in self._images_dir.glob(f"{job_id}-*.png"))
+        times = _times_of_pngs(self._images_dir)
+        found = (self._read(name, times[name]) for name in times if name.startswith(f"{job_id}-"))
         mine = [saved for saved in found if saved and saved.record.job_id == job_id]
         return tuple(sorted(mine, key=lambda saved: saved.record.index))
 

@@ -34,7 +34,9 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "memory": f"{machine.used_gb:.1f} / {machine.total_gb:.0f} GB",
             "queue": f"{waiting} in queue" if waiting else "Queue empty",
             "job": None if running is None else in_short(running),
-            "training": None if running is None or running.kind is not JobKind.TRAIN_LORA else figures(running),
+            "training": None
+            if running is None or running.kind is not JobKind.TRAIN_LORA
+            else figures(running),
             "key": json.dumps([_changes(job) for job in jobs[:12]]),
         }
 

@@ -23,7 +23,14 @@ def build(page: Page) -> Tab:
     parts = _layout(page)
     hidden = {name: gr.Textbox(visible=False, elem_id=f"training-{name}") for name in HIDDEN}
     refresh = _refresher(view, parts)
-    inputs = [hidden["character"], hidden["model"], hidden["preset"], parts["form"], hidden["chosen"], hidden["painted"]]
+    inputs = [
+        hidden["character"],
+        hidden["model"],
+        hidden["preset"],
+        parts["form"],
+        hidden["chosen"],
+        hidden["painted"],
+    ]
     outputs = [*(parts[name] for name in parts), *(hidden[name] for name in HIDDEN)]
     again = functools.partial(_then, refresh=refresh, inputs=inputs, outputs=outputs)
     parts["form"].changed(refresh, inputs, outputs, trigger_mode="always_last", **QUIET)
@@ -57,16 +64,25 @@ def _layout(page: Page) -> dict[str, Any]:
                 parts["form"] = own("training_form", {}, elem_id="training-form", groups=groups)
             parts["estimate"] = own("training_estimate", {}, elem_id="training-estimate")
             parts["start"] = gr.Button(
-                t("training.start"), variant="primary", elem_id="training-start", elem_classes=["primary-action"]
+                t("training.start"),
+                variant="primary",
+                elem_id="training-start",
+                elem_classes=["primary-action"],
             )
         with gr.Column(scale=2, min_width=330):
-            parts["latest"] = gr.Button(t("training.latest"), size="sm", visible=False, elem_id="training-latest")
+            parts["latest"] = gr.Button(
+                t("training.latest"), size="sm", visible=False, elem_id="training-latest"
+            )
             parts["card"] = own("training_live", {"job": ""}, elem_id="training-live")
             with gr.Row(visible=False, elem_id="training-actions") as parts["actions"]:
                 for name in BUTTONS:
                     variant: Any = "stop" if name == "cancel" else "secondary"
                     parts[name] = gr.Button(
-                        t(f"training.{name}"), variant=variant, size="md", min_width=104, elem_id=f"training-{name}"
+                        t(f"training.{name}"),
+                        variant=variant,
+                        size="md",
+                        min_width=104,
+                        elem_id=f"training-{name}",
                     )
             parts["generate"] = gr.Button(
                 t("training.generate"), variant="primary", visible=False, elem_id="training-generate"
@@ -81,7 +97,10 @@ def _layout(page: Page) -> dict[str, Any]:
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
-    """Paint only what has changed since this page was last painted, so that nobody is disturbed while typing."""
+    """Paint only what has changed since this page was last painted, so that nobody is disturbed while typing.
+
+    What the browser holds itself is answered only where it has to change: the user may have changed it meanwhile.
+    """
 
     def refresh(character: str, model: str, preset: str, form: Any, chosen: str, painted: str) -> list[Any]:
         values = view.parts(Choice(character or "", model or "", preset or ""), form, chosen or "")
@@ -91,8 +110,12 @@ def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
             gr.skip() if known.get(name) == keys[name] else component(name, component_view(name, values))
             for name in parts
         ]
-        ids = (values["character"], values["models"]["value"], values["presets"]["value"])
-        return [*answers, *ids, chosen, values["shown"], json.dumps(keys)]
+        asked = {"characters": character, "models": model, "presets": preset}
+        ids = [
+            gr.skip() if values[name]["value"] == said else values[name]["value"]
+            for name, said in asked.items()
+        ]
+        return [*answers, *ids, gr.skip(), values["shown"], json.dumps(keys)]
 
     return refresh
 
@@ -116,21 +139,22 @@ def component_view(name: str, values: dict[str, Any]) -> Any:
 
 def component(name: str, view: Any) -> Any:
     """The update of one component."""
-    if name in ("characters", "models"):
-        return gr.Dropdown(choices=view["choices"], value=view["value"] or None)
-    if name == "presets":
-        return gr.Radio(choices=view["choices"], value=view["value"] or None, info=view["about"] or " ")
-    if name in BUTTONS or name == "start":
-        return gr.Button(interactive=view)
-    if name in ("latest", "generate"):
-        return gr.Button(visible=view)
-    if name == "actions":
-        return gr.Row(visible=view)
-    return view
+    makers: dict[str, Callable[[Any], Any]] = {
+        "characters": lambda view: gr.Dropdown(choices=view["choices"], value=view["value"] or None),
+        "models": lambda view: gr.Dropdown(choices=view["choices"], value=view["value"] or None),
+        "presets": lambda view: gr.Radio(
+            choices=view["choices"], value=view["value"] or None, info=view["about"] or " "
+        ),
+        "latest": lambda view: gr.Button(visible=view),
+        "generate": lambda view: gr.Button(visible=view),
+        "actions": lambda view: gr.Row(visible=view),
+        **dict.fromkeys(("start", *BUTTONS), lambda view: gr.Button(interactive=view)),
+    }
+    return makers[name](view) if name in makers else view
 
 
 def _then(event: Any, *, refresh: Any, inputs: list[Any], outputs: list[Any]) -> Any:
-    return event.then(refresh, inputs, outputs, **QUIET)
+    return event.then(refresh, inputs, outputs, trigger_mode="always_last", **QUIET)
 
 
 def _wire_setup(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
@@ -140,18 +164,33 @@ def _wire_setup(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions,
     @handled
     def start(character: str, model: str, preset: str, form: Any) -> str:
         job = actions.start(Choice(character, model, preset), form)
-        gr.Info(f"The training of {job.payload['name']} is in the queue.", title="Training queued", duration=4)
+        gr.Info(
+            f"The training of {job.payload['name']} is in the queue.", title="Training queued", duration=4
+        )
         return ""
 
-    choice = [hidden["character"], hidden["model"], hidden["preset"]]
-    again(parts["start"].click(start, [*choice, parts["form"]], hidden["chosen"], show_progress="hidden", **PRIVATE))
+    chosen = [hidden["character"], hidden["model"], hidden["preset"]]
+    again(
+        parts["start"].click(
+            start, [*chosen, parts["form"]], hidden["chosen"], show_progress="hidden", **PRIVATE
+        )
+    )
 
 
 def _wire_run(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
     for name in BUTTONS:
         js = _confirmed("training.confirm_cancel") if name == "cancel" else None
         button = parts[name]
-        again(button.click(_on_job(name, getattr(actions, name)), hidden["shown"], None, js=js, show_progress="hidden", **PRIVATE))
+        again(
+            button.click(
+                _on_job(name, getattr(actions, name)),
+                hidden["shown"],
+                None,
+                js=js,
+                show_progress="hidden",
+                **PRIVATE,
+            )
+        )
     again(parts["latest"].click(lambda: "", None, hidden["chosen"], **QUIET))
 
     @handled
@@ -173,25 +212,32 @@ def _on_job(name: str, act: Callable[[str], Any]) -> Callable[[str], None]:
 
 
 def _wire_lists(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
-    def show(event: gr.EventData) -> str:
-        return _said(event, "job")
+    queue, history = parts["queue"], parts["history"]
+    for event in (queue.show, history.show):
+        again(event(_shown_job, None, hidden["chosen"], **QUIET))
+    for name, event, act in (
+        ("move", queue.move, lambda said: actions.move(_said(said, "job"), _said(said, "before"))),
+        ("resume", queue.resume, lambda said: actions.resume(_said(said, "job"))),
+        ("drop", queue.drop, lambda said: actions.cancel(_said(said, "job"))),
+        ("forget", history.forget, lambda said: actions.forget(_said(said, "job"))),
+    ):
+        again(event(_on_event(name, act), None, None, show_progress="hidden", **PRIVATE))
+    _wire_continuing(parts, hidden, actions, again)
 
-    @handled
-    def move(event: gr.EventData) -> None:
-        actions.move(_said(event, "job"), _said(event, "before"))
 
-    @handled
-    def resume(event: gr.EventData) -> None:
-        actions.resume(_said(event, "job"))
+def _shown_job(event: gr.EventData) -> str:
+    return _said(event, "job")
 
-    @handled
-    def drop(event: gr.EventData) -> None:
-        actions.cancel(_said(event, "job"))
 
-    @handled
-    def forget(event: gr.EventData) -> None:
-        actions.forget(_said(event, "job"))
+def _on_event(name: str, act: Callable[[gr.EventData], Any]) -> Callable[[gr.EventData], None]:
+    def on_event(event: gr.EventData) -> None:
+        act(event)
 
+    on_event.__name__ = f"{name}_training"
+    return handled(on_event)
+
+
+def _wire_continuing(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
     @handled
     def more(event: gr.EventData) -> str:
         actions.more(_said(event, "job"), _number(event, "steps"))
@@ -201,18 +247,17 @@ def _wire_lists(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions,
     @handled
     def take(form: Any, event: gr.EventData) -> list[Any]:
         choice, changes = actions.again(_said(event, "job"))
-        gr.Info("The settings are on the left. Change what you like, then start.", title="Settings taken", duration=5)
+        gr.Info(
+            "The settings are on the left. Change what you like, then start.",
+            title="Settings taken",
+            duration=5,
+        )
         known = form if isinstance(form, dict) else {}
         return [choice.character, choice.model, choice.preset, {**known, "overrides": changes}]
 
-    queue, history = parts["queue"], parts["history"]
     setup = [hidden["character"], hidden["model"], hidden["preset"], parts["form"]]
-    for event in (queue.show, history.show):
-        again(event(show, None, hidden["chosen"], js=None, **QUIET))
-    for event, act in ((queue.move, move), (queue.resume, resume), (queue.drop, drop), (history.forget, forget)):
-        again(event(act, None, None, show_progress="hidden", **PRIVATE))
-    again(history.more(more, None, hidden["chosen"], show_progress="hidden", **PRIVATE))
-    again(history.again(take, parts["form"], setup, show_progress="hidden", **PRIVATE))
+    again(parts["history"].more(more, None, hidden["chosen"], show_progress="hidden", **PRIVATE))
+    again(parts["history"].again(take, parts["form"], setup, show_progress="hidden", **PRIVATE))
 
 
 def _said(event: gr.EventData, name: str) -> str:

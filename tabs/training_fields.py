@@ -129,7 +129,11 @@ def _kind(field: FieldInfo) -> tuple[str, list[str]]:
 
 def values(spec: TrainingSpec) -> dict[str, Any]:
     """A spec as the form shows it: a text for each field, or whether it is switched on."""
-    return {name: shown(value) for name, value in spec.model_dump(mode="json").items() if name not in IDENTITY_FIELDS}
+    return {
+        name: shown(value)
+        for name, value in spec.model_dump(mode="json").items()
+        if name not in IDENTITY_FIELDS
+    }
 
 
 def shown(value: Any) -> Any:

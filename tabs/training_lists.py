@@ -27,7 +27,9 @@ def waiting_rows(
             }
         )
     paused = [job for job in jobs if job.status is JobStatus.PAUSED]
-    return rows + [{**_row(job, titles, presets), "place": 0, "up": "", "down": "", "can_down": False} for job in paused]
+    return rows + [
+        {**_row(job, titles, presets), "place": 0, "up": "", "down": "", "can_down": False} for job in paused
+    ]
 
 
 def history_rows(
@@ -63,4 +65,6 @@ def _row(job: Job, titles: Mapping[str, str], presets: Mapping[str, str]) -> dic
 
 
 def _outcome(job: Job, worked_s: float) -> str:
-    return ", ".join(filter(None, [result_words(job), f"worked {duration(worked_s)}" if worked_s >= 1 else ""]))
+    return ", ".join(
+        filter(None, [result_words(job), f"worked {duration(worked_s)}" if worked_s >= 1 else ""])
+    )

@@ -220,4 +220,8 @@ def _of_record(record: Mapping[str, Any]) -> tuple[float, str, str]:
     at = datetime.fromisoformat(str(record["time"])).astimezone(UTC).timestamp()
     said = str(record.get("message", ""))
     facts = [f"{name} {record[name]}" for name in ("step", "reason", "attempt", "code") if record.get(name)]
-    return at, str(record.get("level", "INFO")).lower(), ": ".join([said, *([", ".join(facts)] if facts else [])])
+    return (
+        at,
+        str(record.get("level", "INFO")).lower(),
+        ": ".join([said, *([", ".join(facts)] if facts else [])]),
+    )

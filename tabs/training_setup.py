@@ -83,14 +83,22 @@ class Setup:
         try:
             card = self._page.app.catalog.model(choice.model)
             base = training_fields.values(self._plan(choice, {}))
-            form = {"base": base, "compared": self._compared(choice, base), "compared_with": self._compared_title()}
+            form = {
+                "base": base,
+                "compared": self._compared(choice, base),
+                "compared_with": self._compared_title(),
+            }
         except IsengardError as error:
             return _nothing(str(error))
         try:
             spec = self._plan(choice, given)
         except IsengardError as error:
             return {"planned": False, "form": form, "estimate": {"figures": [], "problems": [str(error)]}}
-        return {"planned": True, "form": form, "estimate": estimate_view(self._estimator.estimate(spec, card))}
+        return {
+            "planned": True,
+            "form": form,
+            "estimate": estimate_view(self._estimator.estimate(spec, card)),
+        }
 
     def _plan(self, choice: Choice, overrides: dict[str, Any]) -> TrainingSpec:
         return self._page.app.training.plan(
@@ -106,7 +114,7 @@ class Setup:
         return training_fields.differing(base, training_fields.values(other))
 
     def _compared_title(self) -> str:
-        titles = {name: title for title, name in self._catalog(self._files())["presets"]}
+        titles = {name: str(title) for title, name in self._catalog(self._files())["presets"]}
         return titles.get(COMPARED, "")
 
     def _problems(self, choice: Choice) -> list[str]:
@@ -164,7 +172,11 @@ def _figure(
     if measured is None:
         return {"label": label, "value": unknown, "origin": why}
     how = "measured" if measured.exact else "scaled"
-    return {"label": label, "value": f"about {words(measured.value)}", "origin": f"{how} from {measured.origin}"}
+    return {
+        "label": label,
+        "value": f"about {words(measured.value)}",
+        "origin": f"{how} from {measured.origin}",
+    }
 
 
 def size(count: float) -> str:

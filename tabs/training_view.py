@@ -32,7 +32,6 @@ class View:
         choices = self.setup.choices()
         choice = filled(asked, choices, job)
         given = training_fields.overrides(form)
-        raw = form.get("overrides", {}) if isinstance(form, dict) else {}
         stamp = tuple((one.id, one.status) for one in jobs)
         setup = self.setup.view(choice, given, stamp)
         titles, presets = self.setup.titles(), {name: title for title, name in choices["presets"]}
@@ -44,7 +43,7 @@ class View:
                 "value": choice.preset,
                 "about": choices["about"].get(choice.preset, ""),
             },
-            "form": {**setup["form"], "overrides": raw if setup["form"]["base"] else {}},
+            "form": setup["form"],
             "estimate": setup["estimate"],
             "start": bool(choice.character),
             **self._run(job, titles, presets),

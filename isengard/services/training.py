@@ -120,7 +120,9 @@ class TrainingService:
         source, new_id = self._runs_dir / job_id, secrets.token_hex(6)
         last = source / "checkpoints" / f"step-{spec.steps:08d}"
         if not last.is_dir():
-            raise Conflict(f"training {job_id!r} has no checkpoint at step {spec.steps} any more; train again")
+            raise Conflict(
+                f"training {job_id!r} has no checkpoint at step {spec.steps} any more; train again"
+            )
         with replacing(self._runs_dir / new_id) as folder:
             shutil.copytree(last, folder / "checkpoints" / last.name)
             shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")

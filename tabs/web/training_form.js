@@ -1,6 +1,8 @@
 // The settings: inputs are made once from `props.groups`; values come with `props.value`, changes go into its `overrides`.
 const find = (selector) => element.querySelector(selector);
 const fields = new Map();
+let overrides = (props.value || {}).overrides || {};
+let soon = 0;
 
 function make(tag, options = {}, parent = null) {
   const made = Object.assign(document.createElement(tag), options);
@@ -48,19 +50,30 @@ function build() {
 
 const read = (entry) => (entry.kind === "switch" ? entry.control.checked : entry.control.value);
 
+function keep(changes) {
+  overrides = changes;
+  props.value = { ...(props.value || {}), overrides };
+}
+
 function changed(name) {
-  const state = props.value || {};
-  const overrides = { ...(state.overrides || {}) };
+  const { [name]: former, ...others } = overrides;
   const value = read(fields.get(name));
-  if (String(value).trim() === String(state.base[name])) delete overrides[name];
-  else overrides[name] = value;
-  props.value = { ...state, overrides };
+  keep(String(value).trim() === String(props.value.base[name]) ? others : { ...others, [name]: value });
+  // Later, because leaving the field is often a click elsewhere, and what is clicked must not move away under it.
+  clearTimeout(soon);
+  soon = setTimeout(() => { paint(); trigger("changed", {}); }, 250);
+}
+
+// A preset's values come without changes: those made here stay, also one that was made while the answer was on its way.
+function take() {
+  const { base = {}, overrides: given } = props.value || {};
+  const changes = Object.entries(given || overrides).filter(([name, value]) => String(value).trim() !== String(base[name]));
+  keep(Object.fromEntries(changes));
   paint();
-  trigger("changed", {});
 }
 
 function paint() {
-  const { base = {}, compared = {}, compared_with = "", overrides = {} } = props.value || {};
+  const { base = {}, compared = {}, compared_with = "" } = props.value || {};
   find(".groups").hidden = Object.keys(base).length === 0;
   for (const [name, entry] of fields) {
     if (!(name in base)) continue;
@@ -83,10 +96,10 @@ function paint() {
 }
 
 find(".reset").addEventListener("click", () => {
-  props.value = { ...(props.value || {}), overrides: {} };
+  keep({});
   paint();
   trigger("changed", {});
 });
 build();
 paint();
-watch("value", paint);
+watch("value", take);

@@ -29,9 +29,7 @@ def trained(app, monkeypatch, *, worked_s=12.0, **overrides):
     job = app.queue.claim("w", lease_s=60)
     app.queue.succeed(job, {})
     known = app.jobs.worked_s
-    monkeypatch.setattr(
-        app.jobs, "worked_s", lambda other: worked_s if other == job_id else known(other)
-    )
+    monkeypatch.setattr(app.jobs, "worked_s", lambda other: worked_s if other == job_id else known(other))
     return job_id
 
 

@@ -79,7 +79,7 @@ def build(page: Page) -> Tab:
             side = _side(changes)
         with gr.Column(scale=3, min_width=300):
             main = _main(changes, selected)
-    outputs = [
+    outputs: list[Any] = [
         *(selected, side.cards, main.head, main.train, main.body, main.drop, main.grid, *main.record, shown),
         *(side.trash, side.fold, main.delete),
     ]
@@ -98,8 +98,8 @@ def build(page: Page) -> Tab:
     side.cards.pick(pick, shown, outputs, **QUIET)
     side.trash.restored(pick, shown, outputs, **QUIET)
     _make(changes, side, main, selected).then(**again)
-    main.drop.changed(**again)
-    main.grid.changed(**again)
+    main.drop.changed(**again, trigger_mode="always_last")
+    main.grid.changed(**again, trigger_mode="always_last")
     for change in (*main.tools, *_change(changes, side, main, selected)):
         change.then(**again)
     return tab
@@ -147,7 +147,7 @@ def _main(changes: Changes, selected: gr.Textbox) -> Main:
             elem_classes=["primary-action"],
         )
     with gr.Column(visible=False) as body:
-        take = [answering(changes.take), answering(changes.more)]
+        take = [answering(each) for each in (changes.take, changes.more, changes.describe)]
         drop = _own("characters_drop", {}, elem_id="characters-drop", server_functions=take)
         keep = [answering(changes.caption)]
         grid = _own("characters_grid", {}, elem_id="characters-grid", server_functions=keep)
@@ -222,7 +222,7 @@ def paint(page: Page, wanted: str, shown: str) -> list[Any]:
         character_id,
         view.cards(page, character_id),
         head,
-        gr.Button(interactive=bool(head.get("ready"))),
+        gr.Button(interactive=bool(head.get("ready")), visible=bool(head)),
         gr.Column(visible=whole),
         {"character": character_id if whole else ""},
         view.grid(page, character_id),

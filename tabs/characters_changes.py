@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from isengard.domain.character import suggest_trigger, trigger_warning
-from isengard.errors import Conflict, InvalidSpec
+from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.wiring import Application
 from tabs.characters_intake import Intakes
 from tabs.characters_view import counted, flags_of, sentence
@@ -68,6 +68,17 @@ class Changes:
     def more(self, intake: str, seen: int) -> dict[str, Any]:
         """What became of an upload since."""
         return self._intakes.look(intake, seen=seen)
+
+    def describe(self, character: str, name: str, text: str) -> dict[str, Any]:
+        """Take a caption that came without its picture: it goes to the images of that name; how many."""
+        stem = Path(name).stem.casefold()
+        images = self._app.characters.get(character).images
+        owners = [image.id for image in images if Path(image.filename).stem.casefold() == stem]
+        if not owners:
+            raise NotFound("no picture of this character has this name, so it is nobody's caption")
+        for image_id in owners:
+            self._app.characters.set_caption(character, image_id, text)
+        return {"captions": len(owners)}
 
     def caption(self, character: str, image: str, text: str) -> dict[str, Any]:
         """Keep a caption as it is being typed; what is wrong with the picture now."""

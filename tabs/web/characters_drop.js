@@ -2,19 +2,21 @@
 // one failure is one file's. The list lives beside the page, so that a visit to another tab does not lose it.
 const find = (selector) => element.querySelector(selector);
 const uploads = (window.isengardUploads ??= { items: [], running: false });
-uploads.bridge = { take: server.take, more: server.more, changed: () => trigger("changed", {}), paint };
+uploads.bridge = { take: server.take, more: server.more, describe: server.describe, changed: () => trigger("changed", {}), paint };
 find(".title").textContent = say("drop.title");
 find(".hint").textContent = say("drop.hint");
+find(".files").setAttribute("aria-label", say("drop.files"));
 find(".again").textContent = say("drop.again_all");
 find(".clear").textContent = say("drop.clear");
 
 class TooLarge extends Error {}
 
+const isText = (file) => /\.txt$/i.test(file.name);
+
 function add(files) {
   const character = props.value?.character;
   if (!character || !files.length) return;
   const stem = (file) => file.name.replace(/\.[^.]*$/, "");
-  const isText = (file) => /\.txt$/i.test(file.name);
   const texts = new Map(files.filter(isText).map((file) => [stem(file), file]));
   for (const file of files.filter((each) => !isText(each))) {
     const caption = texts.get(stem(file));
@@ -39,6 +41,12 @@ async function send(item) {
   try {
     state("sending");
     item.results = [];
+    if (isText(item.file)) {
+      const answer = await uploads.bridge.describe({ character: item.character, name: item.file.name, text: await words(item.file) });
+      if (answer.error) return state("refused", answer.error);
+      uploads.bridge.changed();
+      return state("added", say("drop.described", answer.captions));
+    }
     const files = [];
     for (const file of [item.file, item.caption]) {
       if (file) files.push({ path: await sent(file), name: file.name });
@@ -56,6 +64,17 @@ async function send(item) {
     else state(item.results.some((each) => each.added) ? "added" : "refused");
   } catch (error) {
     state("failed", error instanceof TooLarge ? say("drop.too_large") : say("unreachable"));
+  }
+}
+
+// UTF-8, else what Windows writes.
+async function words(file) {
+  if (file.size > 65536) throw new TooLarge();
+  const content = await file.arrayBuffer();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(content);
+  } catch (error) {
+    return new TextDecoder("windows-1252").decode(content);
   }
 }
 
@@ -79,6 +98,7 @@ function paint() {
   find(".sum b").textContent = say("drop.sum", items.length - left.length, items.length, results.filter((each) => each.added).length, results.filter((each) => !each.added).length, failed.length);
   find(".again").hidden = failed.length === 0;
   find(".clear").hidden = left.length > 0;
+  find(".files").tabIndex = items.length ? 0 : -1;
   find(".files").replaceChildren(...items.toSorted((one, other) => rank(one) - rank(other)).map(row));
 }
 

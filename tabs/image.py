@@ -303,7 +303,7 @@ class ImageTab:
             self.generate,
             {*fields},
             p.stage,
-            show_progress_on=p.stage,
+            show_progress_on=p.meter,
             trigger_mode="multiple",
             concurrency_limit=16,
             concurrency_id="attach",

@@ -40,6 +40,7 @@ class Parts:
     drop: gr.HTML
     generate: gr.Button
     stage: gr.HTML
+    meter: gr.HTML
     made_with: gr.Dropdown
     made_on: gr.Dropdown
     archive: gr.Button
@@ -74,6 +75,7 @@ def lay_out(page: Page) -> Parts:
             made["stage"] = widget(
                 "image_stage", {"state": "empty"}, elem_id="image-stage", server_functions=[watcher(page)]
             )
+            made["meter"] = widget("image_meter", elem_id="image-meter")
             made |= _gallery()
     return Parts(fields={name: fields[name] for name in FIELDS}, **made)  # type: ignore[arg-type]  # each by its name
 

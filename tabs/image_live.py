@@ -77,14 +77,16 @@ def stage(page: Page) -> dict[str, Any]:
         spec, prompt = read_payload(job)
     except IsengardError as error:
         return {"state": "failed", "headline": "No image was made", "detail": str(error)}
-    active = job.status in (JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.PAUSED)
+    active = not job.status.ended
+    made = items(page, page.app.images.of_job(job.id))
     return {
         "state": "active" if active else str(job.status),
         "job": job.id,
         "headline": headline(job),
         "detail": job.error.message if job.error else prompt,
         "note": training_note(page, job) if active else "",
-        "items": items(page, page.app.images.of_job(job.id)),
+        "items": made,
+        "none": "" if active or made else _why_none(job),
         "waiting": [_waiting(each) for each in generations[1:] if each.status is JobStatus.QUEUED],
         "ratio": f"{spec.width} / {spec.height}",
         "active": active,
@@ -181,6 +183,14 @@ def _preview(page: Page, job: Job) -> str:
     except OSError:
         return ""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _why_none(job: Job) -> str:
+    words = {
+        JobStatus.SUCCEEDED: "Its images were deleted.",
+        JobStatus.CANCELLED: "It was cancelled before an image was finished.",
+    }
+    return words.get(job.status, "")
 
 
 def _waiting(job: Job) -> dict[str, Any]:

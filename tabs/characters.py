@@ -13,6 +13,7 @@ from gradio.components import Component
 from isengard.domain.character import CLASS_WORDS
 from tabs import characters_view as view
 from tabs.characters_changes import Changes, answering
+from tabs.characters_roster import Reader
 from tabs.common import PRIVATE, QUIET, WEB, Page, handled, t, widget
 from tabs.frame import Tab
 
@@ -71,7 +72,8 @@ class Main:
 
 def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
-    changes = Changes(page.app)
+    reader = Reader(page.app)
+    changes = Changes(page.app, reader)
     selected = gr.Textbox("", visible=False, elem_id="characters-selected")
     shown = gr.Textbox("", visible=False)
     with gr.Row(equal_height=False, elem_id="characters"):
@@ -84,16 +86,21 @@ def build(page: Page) -> Tab:
         *(side.trash, side.fold, main.delete),
     ]
     tab = Tab(
-        refresh=partial(paint, page),
+        refresh=partial(paint, page, reader),
         inputs=[selected, shown],
         outputs=outputs,
         character=selected,
         leads={"training": main.train},
     )
-    again = {"fn": tab.refresh, "inputs": tab.inputs, "outputs": tab.outputs, **QUIET}
+    again = {
+        "fn": partial(paint, page, reader, fresh=True),
+        "inputs": tab.inputs,
+        "outputs": tab.outputs,
+        **QUIET,
+    }
 
     def pick(already_shown: str, event: gr.EventData) -> list[Any]:
-        return paint(page, str(event.id), already_shown)
+        return paint(page, reader, str(event.id), already_shown, fresh=True)
 
     side.cards.pick(pick, shown, outputs, **QUIET)
     side.trash.restored(pick, shown, outputs, **QUIET)
@@ -210,22 +217,23 @@ def _change(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> l
     ]
 
 
-def paint(page: Page, wanted: str, shown: str) -> list[Any]:
+def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = False) -> list[Any]:
     """The values of the tab's outputs. ``shown`` is the record in the fields: only another one replaces them."""
-    character_id = view.present(page, wanted)
-    head = view.heading(page.app, character_id)
+    roster = reader.read(fresh=fresh)
+    character_id = view.present(roster, wanted)
+    head = view.heading(roster, character_id)
     whole = bool(head) and not head.get("damaged")
     deleted = view.trash(page.app)
     record = [head.get(name, "") for name in ("name", "trigger", "class_word", "notes")]
     signature = json.dumps([character_id, *record])
     return [
         character_id,
-        view.cards(page, character_id),
+        view.cards(page, roster, character_id),
         head,
         gr.Button(interactive=bool(head.get("ready")), visible=bool(head)),
         gr.Column(visible=whole),
         {"character": character_id if whole else ""},
-        view.grid(page, character_id),
+        view.grid(page, roster, character_id),
         *([gr.skip()] * len(record) if signature == shown else record),
         signature,
         deleted,

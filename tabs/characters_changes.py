@@ -13,7 +13,8 @@ from isengard.domain.character import suggest_trigger, trigger_warning
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.wiring import Application
 from tabs.characters_intake import Intakes
-from tabs.characters_view import counted, flags_of, sentence
+from tabs.characters_roster import Reader
+from tabs.characters_view import counted, flags, sentence
 from tabs.common import handled, uploaded
 from tabs.pictures import address
 
@@ -21,8 +22,9 @@ from tabs.pictures import address
 class Changes:
     """The handlers. Those that take one mapping are called by the scripts of our own components."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, reader: Reader) -> None:
         self._app = app
+        self._reader = reader
         self._intakes = Intakes(lambda character, paths: app.characters.add_files(character, paths))
 
     def suggest(self, name: str, trigger: str, suggested: str) -> tuple[str, str]:
@@ -83,7 +85,10 @@ class Changes:
     def caption(self, character: str, image: str, text: str) -> dict[str, Any]:
         """Keep a caption as it is being typed; what is wrong with the picture now."""
         self._app.characters.set_caption(character, image, text)
-        return {"flags": flags_of(self._app, character, image)}
+        changed = self._app.characters.get(character).image(image)
+        if changed is None:
+            return {"flags": []}
+        return {"flags": flags(changed, self._app.characters.readiness(character), self._reader.least())}
 
     def remove_image(self, character_id: str, image_id: str) -> None:
         """Delete one picture and its caption for good."""

@@ -1,17 +1,14 @@
 """What the characters tab shows, as plain values for its templates."""
 
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from isengard.domain.character import Character, ReferenceImage
 from isengard.domain.job import JobKind, JobStatus
-from isengard.domain.model import ModelCard
 from isengard.domain.readiness import Finding, Readiness
-from isengard.errors import IsengardError, NotFound
 from isengard.wiring import Application
+from tabs.characters_roster import Roster
 from tabs.common import Page
-from tabs.pictures import Pictures
 
 #: The kinds of findings that are shown on the pictures they are about.
 FLAGS = frozenset(
@@ -27,14 +24,13 @@ FLAGS = frozenset(
 )
 
 
-def present(page: Page, wanted: str) -> str:
+def present(roster: Roster, wanted: str) -> str:
     """The character to show: the wanted one when it exists, else the first; empty when there is none."""
-    ids = [character.id for character in page.app.characters.list()]
-    ids += [damaged.id for damaged in page.app.characters.damaged()]
+    ids = [*roster.known, *roster.damaged]
     return wanted if wanted in ids else next(iter(ids), "")
 
 
-def cards(page: Page, chosen: str) -> list[dict[str, Any]]:
+def cards(page: Page, roster: Roster, chosen: str) -> list[dict[str, Any]]:
     """All characters, then the folders that hold none that can be read."""
     trained = trainings(page.app)
     whole = [
@@ -44,29 +40,24 @@ def cards(page: Page, chosen: str) -> list[dict[str, Any]]:
             "count": counted(len(character.images), "image"),
             "picture": cover(page, character),
             "initial": character.name[0].upper(),
-            "badge": badge_of(page.app, character, trained),
+            "badge": trained.get(character.id) or ("ready" if readiness.ready else "draft"),
             "chosen": character.id == chosen,
         }
-        for character in page.app.characters.list()
+        for character, readiness in roster.known.values()
     ]
     broken = [
         {
-            "id": damaged.id,
-            "name": damaged.id,
-            "count": damaged.reason,
+            "id": damaged_id,
+            "name": damaged_id,
+            "count": reason,
             "picture": "",
             "initial": "!",
             "badge": "damaged",
-            "chosen": damaged.id == chosen,
+            "chosen": damaged_id == chosen,
         }
-        for damaged in page.app.characters.damaged()
+        for damaged_id, reason in roster.damaged.items()
     ]
     return whole + broken
-
-
-def badge_of(app: Application, character: Character, trained: Mapping[str, str]) -> str:
-    """``training`` or ``queued`` by its job, else ``ready`` or ``draft``."""
-    return trained.get(character.id) or ("ready" if app.characters.readiness(character.id).ready else "draft")
 
 
 def trainings(app: Application) -> dict[str, str]:
@@ -79,15 +70,14 @@ def trainings(app: Application) -> dict[str, str]:
     }
 
 
-def heading(app: Application, character_id: str) -> dict[str, Any]:
+def heading(roster: Roster, character_id: str) -> dict[str, Any]:
     """Name, words and readiness of a character; ``{}`` when there is none at all."""
-    if not character_id:
+    if character_id in roster.damaged:
+        finding = {"text": roster.damaged[character_id], "blocks": True}
+        return {"name": character_id, "damaged": True, "findings": [finding]}
+    if character_id not in roster.known:
         return {}
-    try:
-        character = app.characters.get(character_id)
-        readiness = app.characters.readiness(character_id)
-    except IsengardError as error:
-        return {"name": character_id, "damaged": True, "findings": [{"text": str(error), "blocks": True}]}
+    character, readiness = roster.known[character_id]
     return {
         "name": character.name,
         "trigger": character.trigger,
@@ -106,14 +96,11 @@ def ordered(readiness: Readiness) -> list[Finding]:
     return sorted(readiness.findings, key=lambda finding: not finding.blocks)
 
 
-def grid(page: Page, character_id: str) -> dict[str, Any]:
+def grid(page: Page, roster: Roster, character_id: str) -> dict[str, Any]:
     """The pictures of a character with their captions and what is wrong with each."""
-    try:
-        character = page.app.characters.get(character_id)
-        readiness = page.app.characters.readiness(character_id)
-    except IsengardError:
+    if character_id not in roster.known:
         return {"character": "", "images": []}
-    least = advised_side(page.app)
+    character, readiness = roster.known[character_id]
     return {
         "character": character.id,
         "images": [
@@ -121,21 +108,13 @@ def grid(page: Page, character_id: str) -> dict[str, Any]:
                 "id": image.id,
                 "name": image.filename,
                 "size": f"{image.width} x {image.height}",
-                "picture": thumbnail(page.pictures, page, character, image),
+                "picture": thumbnail(page, character, image),
                 "caption": image.caption,
-                "flags": flags(image, readiness, least),
+                "flags": flags(image, readiness, roster.least),
             }
             for image in character.images
         ],
     }
-
-
-def flags_of(app: Application, character_id: str, image_id: str) -> list[dict[str, str]]:
-    """What is wrong with one picture. Raises: NotFound."""
-    image = app.characters.get(character_id).image(image_id)
-    if image is None:
-        raise NotFound(f"{character_id!r} has no image {image_id!r} any more: open the page anew")
-    return flags(image, app.characters.readiness(character_id), advised_side(app))
 
 
 def flags(image: ReferenceImage, readiness: Readiness, least: int) -> list[dict[str, str]]:
@@ -149,17 +128,6 @@ def flags(image: ReferenceImage, readiness: Readiness, least: int) -> list[dict[
         text = f"{image.width} x {image.height} pixels: under {least}, the smallest size the largest base model here is made for."
         found.append({"kind": "small", "text": text})
     return found
-
-
-def advised_side(app: Application) -> int:
-    """The side a picture should have for every base model that can be trained on this machine; 0 without one."""
-    there = [card for card in app.catalog.models() if card.trains and app.weights.status(card).ready]
-    return largest_least(there)
-
-
-def largest_least(models: Iterable[ModelCard]) -> int:
-    """The smallest resolution of the most demanding model."""
-    return max((model.resolutions[0] for model in models), default=0)
 
 
 def trash(app: Application) -> list[dict[str, str]]:
@@ -177,14 +145,14 @@ def trash(app: Application) -> list[dict[str, str]]:
 
 def cover(page: Page, character: Character) -> str:
     """The address of the first picture that can be shown."""
-    addresses = (thumbnail(page.pictures, page, character, image) for image in character.images)
+    addresses = (thumbnail(page, character, image) for image in character.images)
     return next((address for address in addresses if address), "")
 
 
-def thumbnail(pictures: Pictures, page: Page, character: Character, image: ReferenceImage) -> str:
+def thumbnail(page: Page, character: Character, image: ReferenceImage) -> str:
     """The address of a small copy; empty when the file is gone or no picture any more."""
     try:
-        return pictures.thumbnail(page.app.characters.image_path(character.id, image.id))
+        return page.pictures.thumbnail(page.app.characters.image_path(character.id, image.id))
     except (OSError, SyntaxError, ValueError):
         return ""
 

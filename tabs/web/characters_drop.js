@@ -95,7 +95,8 @@ function paint() {
   const failed = items.filter((each) => each.state === "failed");
   const left = items.filter((each) => ["waiting", "sending", "checking"].includes(each.state));
   find(".sum").hidden = items.length === 0;
-  find(".sum b").textContent = say("drop.sum", items.length - left.length, items.length, results.filter((each) => each.added).length, results.filter((each) => !each.added).length, failed.length);
+  const refused = results.filter((each) => !each.added).length + items.filter((each) => each.state === "refused" && !each.results.length).length;
+  find(".sum b").textContent = say("drop.sum", items.length - left.length, items.length, results.filter((each) => each.added).length, refused, failed.length);
   find(".again").hidden = failed.length === 0;
   find(".clear").hidden = left.length > 0;
   find(".files").tabIndex = items.length ? 0 : -1;

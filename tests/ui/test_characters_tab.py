@@ -20,6 +20,7 @@ from isengard.wiring import build
 from tabs import characters, characters_view
 from tabs.characters_changes import Changes, answering
 from tabs.characters_intake import Intakes, safe_name
+from tabs.characters_roster import OLD_S, Reader
 from tabs.common import WEB, Page
 from tabs.pictures import Pictures
 from tests.unit.character_pictures import encoded, picture, write, zipped
@@ -42,7 +43,7 @@ def uploads(tmp_path, monkeypatch):
 
 @pytest.fixture
 def changes(page):
-    return Changes(page.app)
+    return Changes(page.app, Reader(page.app))
 
 
 @pytest.fixture
@@ -57,6 +58,10 @@ def mira(page, tmp_path):
     ]
     assert all(isinstance(each, AddedImage) for each in page.app.characters.add_files(character.id, files))
     return character.id
+
+
+def now(page):
+    return Reader(page.app).read(fresh=True)
 
 
 def uploaded_file(uploads, name, content):
@@ -80,18 +85,18 @@ def end_of(changes, answer):
 
 
 def test_without_characters_nothing_is_chosen_and_the_head_is_empty(page):
-    painted = characters.paint(page, "", "")
+    painted = characters.paint(page, Reader(page.app), "", "")
     assert painted[:3] == ["", [], {}]
-    assert characters_view.grid(page, "") == {"character": "", "images": []}
+    assert characters_view.grid(page, now(page), "") == {"character": "", "images": []}
 
 
 def test_an_unknown_character_of_a_link_gives_way_to_the_first(page, mira):
-    assert characters_view.present(page, "nobody") == mira
+    assert characters_view.present(now(page), "nobody") == mira
 
 
 def test_a_card_has_name_count_picture_and_badge(page, mira):
     page.app.characters.create("Zoe", trigger="zxqv")
-    first, second = characters_view.cards(page, mira)
+    first, second = characters_view.cards(page, now(page), mira)
     assert (first["name"], first["count"], first["badge"], first["chosen"]) == (
         "Mira",
         "3 images",
@@ -105,24 +110,24 @@ def test_a_card_has_name_count_picture_and_badge(page, mira):
 def test_a_character_that_is_being_trained_says_so(page, mira):
     payload = {"character": mira, "name": "Mira"}
     page.app.queue.enqueue(JobKind.TRAIN_LORA, payload, lane=Lane.TRAINING)
-    assert characters_view.cards(page, mira)[0]["badge"] == "queued"
+    assert characters_view.cards(page, now(page), mira)[0]["badge"] == "queued"
     page.app.queue.claim("w1", lease_s=60)
-    assert characters_view.cards(page, mira)[0]["badge"] == "training"
+    assert characters_view.cards(page, now(page), mira)[0]["badge"] == "training"
 
 
 def test_a_damaged_character_is_shown_with_its_reason_and_hides_no_other(page, mira):
     write(page.app.settings.characters_dir / "broken", "character.json", b"{")
-    whole, damaged = characters_view.cards(page, "broken")
+    whole, damaged = characters_view.cards(page, now(page), "broken")
     assert whole["id"] == mira
     assert damaged["badge"] == "damaged"
     assert "character.json cannot be read" in damaged["count"]
-    head = characters_view.heading(page.app, "broken")
+    head = characters_view.heading(now(page), "broken")
     assert head["damaged"]
     assert "repair the file" in head["findings"][0]["text"]
 
 
 def test_the_head_tells_the_words_and_how_ready_the_character_is(page, mira):
-    head = characters_view.heading(page.app, mira)
+    head = characters_view.heading(now(page), mira)
     assert (head["name"], head["trigger"], head["class_word"], head["ready"]) == (
         "Mira",
         "mrxq",
@@ -136,7 +141,7 @@ def test_the_head_tells_the_words_and_how_ready_the_character_is(page, mira):
 def test_what_keeps_a_training_from_starting_comes_first(page, mira):
     image = page.app.characters.get(mira).images[0]
     page.app.characters.image_path(mira, image.id).unlink()
-    findings = characters_view.heading(page.app, mira)["findings"]
+    findings = characters_view.heading(now(page), mira)["findings"]
     assert [finding["blocks"] for finding in findings] == sorted(
         (finding["blocks"] for finding in findings), reverse=True
     )
@@ -144,7 +149,7 @@ def test_what_keeps_a_training_from_starting_comes_first(page, mira):
 
 
 def test_each_picture_has_its_own_flags(page, mira):
-    shown = {image["name"]: image for image in characters_view.grid(page, mira)["images"]}
+    shown = {image["name"]: image for image in characters_view.grid(page, now(page), mira)["images"]}
     kinds = {name: [flag["kind"] for flag in image["flags"]] for name, image in shown.items()}
     assert kinds == {
         "first.png": ["near_duplicates"],
@@ -157,18 +162,30 @@ def test_each_picture_has_its_own_flags(page, mira):
 def test_a_picture_that_is_none_any_more_has_no_address(page, mira):
     image = page.app.characters.get(mira).images[0]
     page.app.characters.image_path(mira, image.id).write_bytes(b"no picture")
-    (first, *_) = characters_view.grid(page, mira)["images"]
+    (first, *_) = characters_view.grid(page, now(page), mira)["images"]
     assert first["picture"] == ""
     assert "image_changed" in [flag["kind"] for flag in first["flags"]]
 
 
+def test_viewers_share_one_reading_and_who_changes_something_sees_the_truth(page, mira):
+    clock = [0.0]
+    reader = Reader(page.app, clock=lambda: clock[0])
+    first = reader.read(fresh=False)
+    page.app.characters.edit(mira, name="Mira Two")
+    assert reader.read(fresh=False) is first
+    assert reader.read(fresh=True).known[mira][0].name == "Mira Two"
+    page.app.characters.edit(mira, name="Mira Three")
+    clock[0] += OLD_S + 0.1
+    assert reader.read(fresh=False).known[mira][0].name == "Mira Three"
+
+
 def test_the_fields_are_filled_again_only_when_the_record_has_changed(page, mira):
-    first = characters.paint(page, mira, "")
+    first = characters.paint(page, Reader(page.app), mira, "")
     assert first[7:11] == ["Mira", "mrxq", "woman", ""]
-    again = characters.paint(page, mira, first[11])
+    again = characters.paint(page, Reader(page.app), mira, first[11])
     assert all(value["__type__"] == "update" for value in again[7:11])
     page.app.characters.edit(mira, name="Mira Two")
-    assert characters.paint(page, mira, first[11])[7] == "Mira Two"
+    assert characters.paint(page, Reader(page.app), mira, first[11])[7] == "Mira Two"
 
 
 # What is done

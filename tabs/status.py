@@ -71,7 +71,7 @@ def figures(job: Job, *, clock: Callable[[], float] = time.time) -> dict[str, An
     return {
         "id": job.id,
         "phase": "starting" if job.progress is None else PHASES[progress.phase],
-        "message": "" if counts_steps else progress.message,
+        "message": "" if counts_steps or progress.message == progress.preview else progress.message,
         "at": progress.step if counts_steps else steps if progress.phase is Phase.VERIFYING else None,
         "steps": steps,
         "part": [progress.step, progress.total],

@@ -13,7 +13,7 @@ function figures() {
     ["Validation loss", now.validation === null ? "" : now.validation.toFixed(4)],
     ["Speed", speed],
     ["Elapsed", now.elapsed || ""],
-    ["Memory, peak", now.memory || ""],
+    ["Memory", now.memory || ""],
     ["Attempt", now.attempt > 1 ? String(now.attempt) : ""],
   ].filter(([, value]) => value !== "");
 }

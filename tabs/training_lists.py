@@ -1,6 +1,6 @@
 """The two lists of the training tab: what waits, and what has ended."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from isengard.domain.job import Job, JobStatus
@@ -37,6 +37,7 @@ def history_rows(
     titles: Mapping[str, str],
     presets: Mapping[str, str],
     worked: Callable[[str], float],
+    checkpoints: Callable[[str], Collection[int]],
 ) -> list[dict[str, Any]]:
     """Ended trainings, newest first."""
     return [
@@ -45,7 +46,8 @@ def history_rows(
             "at": job.finished_at,
             "result": _outcome(job, worked(job.id)),
             "error": job.error.message if job.error else "",
-            "readable": spec_of(job) is not None,
+            "again": spec_of(job) is not None,
+            "more": spec_of(job) is not None and bool(checkpoints(job.id)),
         }
         for job in jobs
         if job.status.ended

@@ -1,6 +1,7 @@
 """What the right side of the training tab shows of one run."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,18 @@ from tabs.status import figures, name_of
 POINTS = 320
 #: As in the trainer: weight of the former value in the smoothed loss.
 SMOOTHING = 0.95
+#: Lines of the worker's log in words for a person; others are shown as they are.
+WORDS: Mapping[str, str] = {
+    "job started": "A worker has started it, attempt {attempt}",
+    "training goes on": "Goes on from the checkpoint at step {step}",
+    "checkpoint written": "Checkpoint at step {step} ({reason})",
+    "checkpoint damaged": "The checkpoint at step {step} is damaged and was passed over",
+    "job succeeded": "Done",
+    "job failed": "Failed: {reason}",
+    "job stopped": "Stopped, its state is saved",
+    "job yielded": "Makes room: {reason}",
+    "job lost": "The worker lost it: {reason}",
+}
 #: The end of the worker's log that is looked at.
 TAIL_BYTES = 400_000
 LINES = 60
@@ -186,7 +199,7 @@ def sample_grid(
 def log_lines(path: Path, job_id: str, events: Iterable[JobEvent] = ()) -> list[dict[str, str]]:
     """The newest lines about a job, oldest first: what the worker logged and what happened to it in the queue."""
     found = [
-        (event.at, "info", f"{event.kind} {event.detail}".strip())
+        (event.at, "info", f"{event.kind} {event.detail}".strip().capitalize())
         for event in events
         if event.kind not in ("claimed", "succeeded", "failed")
     ]
@@ -216,12 +229,8 @@ def _tail(path: Path) -> list[str]:
 
 
 def _of_record(record: Mapping[str, Any]) -> tuple[float, str, str]:
-    """A line of the log in plain words: the message, then what it names."""
+    """A line of the log in plain words."""
     at = datetime.fromisoformat(str(record["time"])).astimezone(UTC).timestamp()
-    said = str(record.get("message", ""))
-    facts = [f"{name} {record[name]}" for name in ("step", "reason", "attempt", "code") if record.get(name)]
-    return (
-        at,
-        str(record.get("level", "INFO")).lower(),
-        ": ".join([said, *([", ".join(facts)] if facts else [])]),
-    )
+    message = str(record.get("message", ""))
+    words = WORDS.get(message, message[:1].upper() + message[1:])
+    return at, str(record.get("level", "INFO")).lower(), words.format_map(defaultdict(str, record))

@@ -50,7 +50,9 @@ class View:
             "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
             "generate": self._made(job, choice.character),
             "queue": training_lists.waiting_rows(jobs, titles, presets),
-            "history": training_lists.history_rows(jobs, titles, presets, self._worked_s(jobs)),
+            "history": training_lists.history_rows(
+                jobs, titles, presets, self._worked_s(jobs), self._page.app.jobs.checkpoints
+            ),
             "shown": "" if job is None else job.id,
             "character": choice.character,
         }

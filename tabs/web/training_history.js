@@ -1,4 +1,6 @@
 // Ended trainings: look at one, take its settings again, go on with it, forget it.
+const FEW = 6;
+let everything = false;
 const find = (selector) => element.querySelector(selector);
 
 function make(tag, options, parent) {
@@ -35,7 +37,7 @@ function paint() {
   find(".empty").hidden = rows.length > 0;
   const list = find("ol");
   list.replaceChildren();
-  for (const row of rows) {
+  for (const row of everything ? rows : rows.slice(0, FEW)) {
     const item = make("li", {}, list);
     const head = make("button", { type: "button", className: "head", title: "Show this training above" }, item);
     make("span", { className: "badge " + row.tone, textContent: row.badge }, head);
@@ -46,14 +48,16 @@ function paint() {
     if (row.result) make("p", { className: "said", textContent: row.result }, item);
     if (row.error) make("p", { className: "said error", textContent: row.error }, item);
     const actions = make("div", { className: "do" }, item);
-    if (row.readable) {
-      button("Train again with these settings", actions, () => trigger("again", { job: row.job }));
-      more(row, actions);
-    }
+    if (row.again) button("Train again with these settings", actions, () => trigger("again", { job: row.job }));
+    if (row.more) more(row, actions);
     button("Remove", actions, () => {
       const lost = row.status === "succeeded" ? " The finished LoRA stays." : "";
       if (confirm("Remove the training of " + row.name + " from the history, with its checkpoints and samples?" + lost)) trigger("forget", { job: row.job });
     }, "danger");
+  }
+  if (rows.length > FEW && !everything) {
+    const item = make("li", {}, list);
+    button("Show all " + rows.length, make("div", { className: "do" }, item), () => { everything = true; paint(); });
   }
 }
 

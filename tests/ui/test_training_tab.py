@@ -256,7 +256,7 @@ def test_the_log_holds_only_lines_of_the_job_in_plain_words(tmp_path):
     ]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"job_id": "abc", "cut', encoding="utf-8")
     assert [line["text"] for line in training_live.log_lines(path, "abc")] == [
-        "checkpoint written: step 80, reason scheduled"
+        "Checkpoint at step 80 (scheduled)"
     ]
 
 
@@ -279,8 +279,11 @@ def test_waiting_trainings_know_their_neighbours(app):
 
 def test_the_history_says_how_trainings_ended(app):
     failed, done = ended(app, "disk_full"), ended(app, "succeeded")
-    rows = training_lists.history_rows(app.jobs.jobs(), **NAMES, worked=lambda _: 61.0)
+    rows = training_lists.history_rows(
+        app.jobs.jobs(), **NAMES, worked=lambda _: 61.0, checkpoints={done: [6]}.get
+    )
     assert [row["job"] for row in rows] == [done, failed]
+    assert [(row["again"], row["more"]) for row in rows] == [(True, True), (True, False)]
     assert rows[0]["result"].endswith("worked 1 min 01 s")
     assert (rows[1]["badge"], rows[1]["error"]) == ("Failed", "in plain words")
 
@@ -288,8 +291,10 @@ def test_the_history_says_how_trainings_ended(app):
 def test_a_record_that_cannot_be_read_is_listed_all_the_same(app):
     job = app.queue.enqueue(JobKind.TRAIN_LORA, {"spec": {"steps": 3}}, lane=Lane.TRAINING)
     app.jobs.cancel(job.id)
-    (row,) = training_lists.history_rows([app.jobs.get(job.id)], **NAMES, worked=lambda _: 0)
-    assert (row["readable"], row["about"]) == (False, "its settings cannot be read any more")
+    (row,) = training_lists.history_rows(
+        [app.jobs.get(job.id)], **NAMES, worked=lambda _: 0, checkpoints=lambda _: [3]
+    )
+    assert (row["again"], row["more"], row["about"]) == (False, False, "its settings cannot be read any more")
 
 
 # The buttons

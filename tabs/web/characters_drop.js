@@ -1,7 +1,7 @@
 // Files go one by one, each in a request of its own: a proxy that limits a request's size and time does not matter, and
 // one failure is one file's. The list lives beside the page, so that a visit to another tab does not lose it.
 const find = (selector) => element.querySelector(selector);
-const uploads = (window.isengardUploads ??= { items: [], running: false });
+const uploads = (window.isengardUploads ??= shared());
 uploads.bridge = { take: server.take, more: server.more, describe: server.describe, changed: () => trigger("changed", {}), paint };
 find(".title").textContent = say("drop.title");
 find(".hint").textContent = say("drop.hint");
@@ -10,6 +10,12 @@ find(".again").textContent = say("drop.again_all");
 find(".clear").textContent = say("drop.clear");
 
 class TooLarge extends Error {}
+
+function shared() {
+  const made = { items: [], running: false };
+  window.addEventListener("beforeunload", (event) => { if (made.running) event.preventDefault(); });
+  return made;
+}
 
 const isText = (file) => /\.txt$/i.test(file.name);
 

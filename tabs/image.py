@@ -155,9 +155,11 @@ class ImageTab:
         offered = image_form.choices(self._page, form)
         painted: Painted = {p.fields[name]: form[name] for name in FIELDS}
         for name in ("character", "lora", "base_model", "template"):
-            painted[p.fields[name]] = gr.Dropdown(choices=offered[name], value=form[name])
+            painted[p.fields[name]] = gr.Dropdown(
+                choices=offered[name], value=form[name], allow_custom_value=True
+            )
         painted[p.fields["lora"]] = gr.Dropdown(
-            choices=offered["lora"], value=form["lora"], visible=bool(form["lora"])
+            choices=offered["lora"], value=form["lora"], allow_custom_value=True, visible=bool(form["lora"])
         )
         painted[p.fields["strength"]] = gr.Slider(
             value=strength,
@@ -243,11 +245,14 @@ class ImageTab:
         stage = image_live.stage(self._page)
         if _is_news(known, "stage", image_live.still(stage)):
             painted[p.stage] = stage
-        filters = image_gallery.filters(self._page)
+        found = image_gallery.everything(self._page)
+        filters = image_gallery.filters(self._page, found)
         if _is_news(known, "filters", filters):
             painted[p.made_with] = gr.Dropdown(choices=filters["characters"])
             painted[p.made_on] = gr.Dropdown(choices=filters["models"])
-        gallery = image_gallery.gallery(self._page, character=made_with, model=made_on, shown=_count(shown))
+        gallery = image_gallery.gallery(
+            self._page, found, character=made_with, model=made_on, shown=_count(shown)
+        )
         if _is_news(known, "gallery", gallery):
             painted[p.gallery] = gallery
         return painted

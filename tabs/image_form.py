@@ -182,7 +182,7 @@ def restored(page: Page, draft: Any, character: str) -> Form:
     """The form as it was left in this browser. A link to another character keeps the rest."""
     form = default_form(page, character)
     if not isinstance(draft, list) or len(draft) != len(FIELDS):
-        return form
+        draft = list(form.values())
     kept = {name: value for name, value in form_of(draft).items() if _is_alike(value, form[name])}
     merged = form | kept
     wanted = character or merged["character"]

@@ -21,24 +21,33 @@ ALL = "*"
 MAX_ZIP = 4 * 1024**3
 
 Choices = list[tuple[str, str]]
+Found = Sequence[tuple[SavedImage, frozenset[str]]]
 
 
-def gallery(page: Page, *, character: str, model: str, shown: int) -> dict[str, Any]:
+def everything(page: Page) -> Found:
+    """All images with the characters that made them, newest first."""
+    return page.app.images.all_with_characters()
+
+
+def gallery(page: Page, found: Found, *, character: str, model: str, shown: int) -> dict[str, Any]:
     """The newest ``shown`` images that fit the filters, and how many there are."""
-    found = search(page, character=character, model=model)
-    total = len(found)
+    fitting = fit(found, character=character, model=model)
     return {
-        "items": items(page, found[:shown]),
-        "total": total,
-        "rest": max(0, total - shown),
+        "items": items(page, fitting[:shown]),
+        "total": len(fitting),
+        "rest": max(0, len(fitting) - shown),
         "filtered": (character, model) != (ALL, ALL),
     }
 
 
-def search(page: Page, *, character: str, model: str) -> list[SavedImage]:
-    """The images that fit the filters, newest first."""
-    wanted = {"character": _filter(character), "model": _filter(model)}
-    return [saved for saved, _ in page.app.images.search(**wanted)]
+def fit(found: Found, *, character: str, model: str) -> list[SavedImage]:
+    """The images that fit the filters."""
+    return [
+        saved
+        for saved, owners in found
+        if model in (ALL, saved.record.spec.base_model)
+        and (character == ALL or character in owners or (not character and not owners))
+    ]
 
 
 def items(page: Page, found: Sequence[SavedImage]) -> list[dict[str, Any]]:
@@ -74,18 +83,17 @@ def _item(page: Page, saved: SavedImage, titles: Mapping[str, str]) -> dict[str,
     }
 
 
-def filters(page: Page) -> dict[str, Choices]:
+def filters(page: Page, found: Found) -> dict[str, Choices]:
     """The characters and models that have images."""
     names = {character.id: character.name for character in page.app.characters.list()}
     names |= {lora.character: lora.name for lora in page.app.images.loras() if lora.character not in names}
-    every = page.app.images.search()
-    owners = {owner for _, all_owners in every for owner in all_owners}
+    owners = {owner for _, all_owners in found for owner in all_owners}
     characters = sorted(
         ((names.get(owner, owner), owner) for owner in owners), key=lambda each: each[0].lower()
     )
-    plain = [("Without a character", "")] if any(not all_owners for _, all_owners in every) else []
+    plain = [("Without a character", "")] if any(not all_owners for _, all_owners in found) else []
     titles = _titles(page)
-    models = sorted({saved.record.spec.base_model for saved, _ in every})
+    models = sorted({saved.record.spec.base_model for saved, _ in found})
     return {
         "characters": [("All characters", ALL), *characters, *plain],
         "models": [("All models", ALL), *((titles.get(model, model), model) for model in models)],
@@ -94,7 +102,7 @@ def filters(page: Page) -> dict[str, Choices]:
 
 def archive(page: Page, *, character: str, model: str) -> str:
     """Write the images that fit the filters into a zip file; its address. Raises: InvalidSpec, DiskFull."""
-    files = [saved.path for saved in search(page, character=character, model=model)]
+    files = [saved.path for saved in fit(everything(page), character=character, model=model)]
     if not files:
         raise InvalidSpec("there is no image to download")
     if (size := sum(_size(path) for path in files)) > MAX_ZIP:
@@ -128,9 +136,5 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _filter(value: str) -> str | None:
-    return None if value == ALL else value
-
-
 def _titles(page: Page) -> dict[str, str]:
-    return {card.name: card.title for card in page.app.catalog.models()}
+    return {card.name: card.title for card, _ in page.app.images.models()}

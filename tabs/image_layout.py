@@ -150,7 +150,6 @@ def _gallery() -> dict[str, Component]:
                 label=t("image.gallery.character"),
                 min_width=150,
                 allow_custom_value=True,
-                filterable=False,
                 elem_id="image-made-with",
             )
             made_on = gr.Dropdown(
@@ -159,7 +158,6 @@ def _gallery() -> dict[str, Component]:
                 label=t("image.gallery.model"),
                 min_width=150,
                 allow_custom_value=True,
-                filterable=False,
                 elem_id="image-made-on",
             )
             archive = gr.Button(t("image.gallery.zip"), scale=0, min_width=200, elem_id="image-archive")
@@ -175,7 +173,8 @@ def _gallery() -> dict[str, Component]:
 
 
 def _list(label: I18nData, name: str) -> gr.Dropdown:
-    """A list whose choices come later. Custom values: the services check them, not the choices of a lost session."""
-    return gr.Dropdown(
-        [], label=label, allow_custom_value=True, filterable=False, interactive=True, elem_id=name
-    )
+    """A list whose choices come later.
+
+    It lets any value through: the services check it, not the choices of a session that a restart has lost.
+    """
+    return gr.Dropdown([], label=label, allow_custom_value=True, interactive=True, elem_id=name)

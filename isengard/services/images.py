@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from isengard.store.weights import Weights
 
 #: An image may be at most so many times larger per side than its model was made for.
 MAX_ENLARGEMENT = 2
+#: Seconds for which the list of models and templates holds.
+OFFER_AGE_S = 2.0
+
+_Offer = tuple[tuple[tuple[ModelCard, bool], ...], tuple[GenerationTemplate, ...]]
 
 
 class ImageService:
@@ -42,6 +47,7 @@ class ImageService:
         images: Images,
         families: Collection[Family],
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._catalog = catalog
@@ -50,6 +56,8 @@ class ImageService:
         self._images = images
         self._families = families
         self._draw_seed = draw_seed
+        self._clock = clock
+        self._offered: tuple[float, _Offer] | None = None
 
     def plan(self, *, template: str = "", overrides: Mapping[str, Any]) -> ImageSpec:
         """Resolve a template to a whole spec, without starting anything.
@@ -113,18 +121,24 @@ class ImageService:
         return resolve_prompt(with_trigger(spec.prompt, loras), loras)
 
     def models(self) -> tuple[tuple[ModelCard, bool], ...]:
-        """The models that make images here, each with whether it is on this machine."""
-        usable = (card for card in self._catalog.models() if card.family in self._families)
-        return tuple((card, self._weights.status(card).ready) for card in usable)
+        """The models that make images here, each with whether it is on this machine; looked up every few seconds."""
+        return self._offer()[0]
 
     def templates(self) -> tuple[GenerationTemplate, ...]:
-        """The templates whose model makes images here."""
-        usable = {card.name for card, _ in self.models()}
-        return tuple(
-            template
-            for template in self._catalog.templates()
-            if template.settings.get("base_model") in usable | {None}
-        )
+        """The templates whose model makes images here; looked up every few seconds."""
+        return self._offer()[1]
+
+    def _offer(self) -> _Offer:
+        """Models and templates. Every open page asks for them all the time, and they are files."""
+        now = self._clock()
+        if self._offered is None or now - self._offered[0] > OFFER_AGE_S:
+            cards = [card for card in self._catalog.models() if card.family in self._families]
+            names = {None, *(card.name for card in cards)}
+            models = tuple((card, self._weights.status(card).ready) for card in cards)
+            found = self._catalog.templates()
+            templates = tuple(one for one in found if one.settings.get("base_model") in names)
+            self._offered = (now, (models, templates))
+        return self._offered[1]
 
     def model_for(self, lora_id: str) -> str:
         """The model a LoRA is used with. Raises: NotFound."""
@@ -138,25 +152,19 @@ class ImageService:
         """Raises: NotFound."""
         return self._images.get(image_id)
 
-    def search(
-        self, *, character: str | None = None, model: str | None = None
-    ) -> tuple[tuple[SavedImage, frozenset[str]], ...]:
-        """All images that fit, newest first, each with the characters whose LoRAs made it.
+    def all_with_characters(self) -> tuple[tuple[SavedImage, frozenset[str]], ...]:
+        """All images, newest first, each with the ids of the characters whose LoRAs made it.
 
-        ``character`` is an id, or empty for images without a LoRA. Where a LoRA is gone, its name stands for its
-        character.
+        Where a LoRA is gone, its name stands for its character.
         """
         loras = self._loras.list()
         by_id = {lora.id: lora.character for lora in loras}
         by_name = {lora.name: lora.character for lora in loras}
         found = []
         for image in self._images.list(limit=None):
-            if model not in (None, image.record.spec.base_model):
-                continue
             names = ((used.id, _without_step(used.name)) for used in image.record.loras)
             owners = frozenset(by_id.get(lora_id, by_name.get(name, name)) for lora_id, name in names)
-            if character is None or character in owners or (character == "" and not owners):
-                found.append((image, owners))
+            found.append((image, owners))
         return tuple(found)
 
     def gallery(self, *, limit: int = 100) -> tuple[SavedImage, ...]:

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from isengard.domain.character import AddedImage
-from isengard.domain.job import JobKind, Lane
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.services.examples import add_examples
 from isengard.services.machine import Machine
@@ -108,8 +107,7 @@ def test_a_card_has_name_count_picture_and_badge(page, mira):
 
 
 def test_a_character_that_is_being_trained_says_so(page, mira):
-    payload = {"character": mira, "name": "Mira"}
-    page.app.queue.enqueue(JobKind.TRAIN_LORA, payload, lane=Lane.TRAINING)
+    page.app.training.submit(character_id=mira, base_model="demo", preset="quick", overrides={})
     assert characters_view.cards(page, now(page), mira)[0]["badge"] == "queued"
     page.app.queue.claim("w1", lease_s=60)
     assert characters_view.cards(page, now(page), mira)[0]["badge"] == "training"

@@ -65,7 +65,9 @@ def trainings(app: Application) -> dict[str, str]:
     jobs = app.jobs.jobs(statuses=(JobStatus.QUEUED, JobStatus.RUNNING), kinds=(JobKind.TRAIN_LORA,))
     ordered = sorted(jobs, key=lambda job: job.status is JobStatus.RUNNING)
     return {
-        str(job.payload.get("spec", {}).get("character", "")): "training" if job.status is JobStatus.RUNNING else "queued"
+        str(job.payload.get("spec", {}).get("character", "")): "training"
+        if job.status is JobStatus.RUNNING
+        else "queued"
         for job in ordered
     }
 

@@ -19,6 +19,7 @@ from isengard.wiring import build
 from tabs import characters, characters_view
 from tabs.characters_changes import Changes, answering
 from tabs.characters_intake import Intakes, safe_name
+from tabs.characters_layout import words
 from tabs.characters_roster import OLD_S, Reader
 from tabs.common import WEB, Page
 from tabs.pictures import Pictures
@@ -446,7 +447,7 @@ def test_both_languages_have_the_same_labels():
 
 
 def test_every_flag_badge_and_state_has_words():
-    said = characters.words()["en"]
+    said = words()["en"]
     for kind in {*characters_view.FLAGS, "small"}:
         assert f"characters.say.flag.{kind}" in said
     for badge in ("ready", "training", "queued", "draft", "damaged"):

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from tabs import training_fields
-from tabs.common import PRIVATE, QUIET, Page, handled, t, texts, widget
+from tabs.common import PRIVATE, QUIET, WEB, Page, handled, t, texts, widget
 from tabs.frame import Tab
 from tabs.training_actions import Actions
 from tabs.training_setup import Choice
@@ -51,7 +51,8 @@ HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
 def _layout(page: Page) -> dict[str, Any]:
-    own = functools.partial(widget, apply_default_css=False)
+    said = words()
+    own = functools.partial(_own, said=said)
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=330):
@@ -94,6 +95,21 @@ def _layout(page: Page) -> dict[str, Any]:
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
     return parts
+
+
+def words() -> dict[str, dict[str, str]]:
+    """What the tab's scripts say, by language."""
+    return {
+        language: {key: text for key, text in said.items() if key.startswith("training.say.")}
+        for language, said in texts().translations.items()
+    }
+
+
+def _own(name: str, value: Any, *, said: dict[str, dict[str, str]], **options: Any) -> gr.HTML:
+    """A widget whose script begins with what all scripts of this tab share."""
+    made = widget(name, value, words=said, apply_default_css=False, **options)
+    made.js_on_load = (WEB / "training_dom.js").read_text(encoding="utf-8") + (made.js_on_load or "")
+    return made
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:

@@ -83,7 +83,7 @@ class Estimator:
                 continue
 
     def _seconds(self, spec: TrainingSpec, past: list[tuple[Job, TrainingSpec]]) -> Measured | None:
-        """The closest training of the same model with the same precision, by pixels per step."""
+        """The closest training of the same model with the same precision: by pixels per step, then by length."""
         found = []
         for age, (job, other) in enumerate(past):
             if not _same(spec, other, _SPEED_FIELDS):
@@ -91,11 +91,17 @@ class Estimator:
             step_s = self._step_seconds(job, other)
             if step_s:
                 factor = pixels_per_step(spec) / pixels_per_step(other)
-                found.append((max(factor, 1 / factor), age, step_s * factor, other, job))
+                length = spec.steps / other.steps
+                near = (
+                    max(factor, 1 / factor),
+                    job.status is not JobStatus.SUCCEEDED,
+                    max(length, 1 / length),
+                )
+                found.append(((*near, age), step_s * factor, other, job))
         if not found:
             return None
-        distance, _, step_s, other, job = min(found, key=lambda entry: entry[:2])
-        exact = distance == 1
+        closest, step_s, other, job = min(found, key=lambda entry: entry[0])
+        exact = closest[0] == 1
         whole = job.status is JobStatus.SUCCEEDED
         origin = f"a training of {other.steps} steps" if whole else "the speed of a training that did not end"
         if not exact:
@@ -114,7 +120,7 @@ class Estimator:
 
     def _disk(self, spec: TrainingSpec, past: list[tuple[Job, TrainingSpec]]) -> Measured | None:
         """Checkpoints that stay, times the size of one that such a training wrote; grows with the rank."""
-        for job, other in past:
+        for job, other in sorted(past, key=lambda entry: entry[1].rank != spec.rank):
             if not _same(spec, other, _SIZE_FIELDS) or bool(spec.ema_decay) != bool(other.ema_decay):
                 continue
             folders = self._jobs.checkpoints(job.id)

@@ -48,7 +48,7 @@ function draw() {
     shape("line", { class: "grid", x1: x(at), x2: x(at), y1: edge.top, y2: bottom });
     shape("text", { x: x(at), y: bottom + 16, "text-anchor": "middle" }, at.toLocaleString("en"));
   }
-  shape("text", { x: (edge.left + width - edge.right) / 2, y: height - 3, "text-anchor": "middle" }, "step");
+  shape("text", { x: (edge.left + width - edge.right) / 2, y: height - 3, "text-anchor": "middle" }, say("chart.step"));
   const path = (line) => line.map(([step, value], place) => (place ? "L" : "M") + x(step).toFixed(1) + " " + y(value).toFixed(1)).join("");
   for (const [name, line] of [["raw", loss], ["smooth", smooth], ["validation", validation]]) shape("path", { class: name, d: path(line) });
   for (const [step, value] of validation) shape("circle", { cx: x(step), cy: y(value), r: 2.6 });
@@ -66,11 +66,11 @@ svg.addEventListener("pointermove", (event) => {
   scale.cursor.setAttribute("x1", scale.x(here[0]));
   scale.cursor.setAttribute("x2", scale.x(here[0]));
   scale.cursor.setAttribute("visibility", "visible");
-  const said = ["step " + here[0]];
-  if (loss.length) said.push(nearest(loss, here[0])[1].toFixed(4), "smoothed " + nearest(smooth, here[0])[1].toFixed(4));
+  const said = [say("chart.step") + " " + here[0]];
+  if (loss.length) said.push(nearest(loss, here[0])[1].toFixed(4), say("chart.smooth") + " " + nearest(smooth, here[0])[1].toFixed(4));
   if (validation.length) {
-    const [step, value] = nearest(validation, here[0]);
-    said.push("validation " + value.toFixed(4) + " at " + step);
+    const [, value] = nearest(validation, here[0]);
+    said.push(say("chart.validation") + " " + value.toFixed(4));
   }
   output.textContent = said.join(" · ");
 });

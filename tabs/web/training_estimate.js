@@ -13,7 +13,7 @@ function paint() {
   list.replaceChildren();
   for (const figure of figures) {
     const part = add(list, "div", "");
-    add(part, "dt", figure.label);
+    add(part, "dt", say("estimate." + figure.label.toLowerCase()));
     add(part, "dd", figure.value);
     add(part, "dd", figure.origin, "origin");
   }

@@ -1,14 +1,7 @@
 // The settings: inputs are made once from `props.groups`; values come with `props.value`, changes go into its `overrides`.
-const find = (selector) => element.querySelector(selector);
 const fields = new Map();
 let overrides = (props.value || {}).overrides || {};
 let soon = 0;
-
-function make(tag, options = {}, parent = null) {
-  const made = Object.assign(document.createElement(tag), options);
-  if (parent) parent.append(made);
-  return made;
-}
 
 function input(field, id) {
   if (field.kind === "choice") {
@@ -83,16 +76,14 @@ function paint() {
     entry.row.classList.toggle("changed", name in overrides);
     const differs = name in overrides ? base[name] : compared[name];
     entry.other.hidden = differs === undefined;
-    const said = differs === true ? "on" : differs === false ? "off" : String(differs).replaceAll("\n", " / ");
-    entry.other.textContent = differs === undefined ? "" : (name in overrides ? "preset: " : compared_with + ": ") + (said === "" ? "none" : said);
+    const said = differs === true ? say("form.on") : differs === false ? say("form.off") : String(differs).replaceAll("\n", " / ");
+    entry.other.textContent = differs === undefined ? "" : (name in overrides ? say("form.preset") : compared_with) + ": " + (said === "" ? say("form.none") : said);
   }
   const label = (name) => fields.get(name).row.querySelector("label").textContent.toLowerCase();
   const names = Object.keys(compared).filter((name) => fields.has(name)).map(label);
   find(".note").hidden = names.length === 0;
-  find(".note").textContent = "Not as in " + compared_with + ": " + names.join(", ") + ".";
-  const count = Object.keys(overrides).length;
-  find(".reset").hidden = count === 0;
-  find(".reset").textContent = count === 1 ? "Take back 1 change" : "Take back " + count + " changes";
+  find(".note").textContent = say("form.differs", compared_with, names.join(", "));
+  find(".reset").hidden = Object.keys(overrides).length === 0;
 }
 
 find(".reset").addEventListener("click", () => {

@@ -1,5 +1,4 @@
 // The run that is shown. What it is comes with `props.value`; while it runs, its figures come with the header's event.
-const find = (selector) => element.querySelector(selector);
 let known = null; // the newest figures of this run
 let lastStep = 0;
 
@@ -7,21 +6,20 @@ function figures() {
   const now = known;
   const speed = now.speed === null ? "" : now.speed >= 1 ? now.speed.toFixed(1) + " steps/s" : (1 / now.speed).toFixed(1) + " s/step";
   return [
-    ["Step", now.steps ? lastStep.toLocaleString("en") + " / " + now.steps.toLocaleString("en") : ""],
-    ["Time left", now.left || ""],
-    ["Loss", now.loss === null ? "" : now.loss.toFixed(4)],
-    ["Validation loss", now.validation === null ? "" : now.validation.toFixed(4)],
-    ["Speed", speed],
-    ["Elapsed", now.elapsed || ""],
-    ["Memory", now.memory || ""],
-    ["Attempt", now.attempt > 1 ? String(now.attempt) : ""],
+    [say("live.step"), now.steps ? lastStep.toLocaleString("en") + " / " + now.steps.toLocaleString("en") : ""],
+    [say("live.left"), now.left || ""],
+    [say("live.loss"), now.loss === null ? "" : now.loss.toFixed(4)],
+    [say("live.validation"), now.validation === null ? "" : now.validation.toFixed(4)],
+    [say("live.speed"), speed],
+    [say("live.elapsed"), now.elapsed || ""],
+    [say("live.memory"), now.memory || ""],
+    [say("live.attempt"), now.attempt > 1 ? String(now.attempt) : ""],
   ].filter(([, value]) => value !== "");
 }
 
 function phase(card) {
   if (card.status !== "running") return card.said;
-  const stop = { cancel: "Cancelling: it saves first", pause: "Pausing: it saves first", yield: "Makes room for an image" }[known.stop];
-  if (stop) return stop;
+  if (known.stop) return say("live." + known.stop);
   const [done, total] = known.part;
   const counted = known.at === null && total ? " · " + done + " of " + total : "";
   const words = known.phase.charAt(0).toUpperCase() + known.phase.slice(1);
@@ -58,7 +56,7 @@ function paint() {
   if (!card.job) return;
   if (known === null || known.id !== card.job) lastStep = 0;
   known = card.figures;
-  find(".badge").textContent = card.badge;
+  find(".badge").textContent = say("status." + card.status);
   find(".badge").className = "badge " + card.tone;
   find("h3:not(.none h3)").textContent = card.title;
   find(".about").textContent = card.about;

@@ -11,6 +11,7 @@ function paint() {
     part.append(time, line.text);
     log.append(part);
   }
+  if (log.childElementCount === 0) log.textContent = say("log.empty");
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 

@@ -1,11 +1,4 @@
 // Waiting and paused trainings: change their order, let them go on, take them out.
-const find = (selector) => element.querySelector(selector);
-
-function make(tag, options, parent) {
-  const made = Object.assign(document.createElement(tag), options);
-  parent.append(made);
-  return made;
-}
 
 function paint() {
   const rows = props.value || [];
@@ -15,7 +8,7 @@ function paint() {
   for (const row of rows) {
     const item = make("li", {}, list);
     const what = make("button", { type: "button", className: "what" }, item);
-    make("b", { textContent: (row.place ? row.place + ". " : row.badge + ": ") + row.name }, what);
+    make("b", { textContent: (row.place ? row.place + ". " : say("status." + row.status) + ": ") + row.name }, what);
     make("span", { textContent: row.about }, what);
     what.addEventListener("click", () => trigger("show", { job: row.job }));
     const actions = make("div", { className: "do" }, item);
@@ -25,11 +18,11 @@ function paint() {
       made.addEventListener("click", act);
     };
     if (row.place) {
-      button("↑", "Move up", () => trigger("move", { job: row.job, before: row.up }), { disabled: row.up === "" });
-      button("↓", "Move down", () => trigger("move", { job: row.job, before: row.down }), { disabled: !row.can_down });
-    } else button("Resume", "Resume", () => trigger("resume", { job: row.job }));
-    button("Remove", "Remove from the queue", () => {
-      if (confirm("Take the training of " + row.name + " out of the queue? It can be continued from the history.")) trigger("drop", { job: row.job });
+      button("↑", say("queue.up"), () => trigger("move", { job: row.job, before: row.up }), { disabled: row.up === "" });
+      button("↓", say("queue.down"), () => trigger("move", { job: row.job, before: row.down }), { disabled: !row.can_down });
+    } else button(say("queue.resume"), say("queue.resume"), () => trigger("resume", { job: row.job }));
+    button(say("queue.remove"), say("queue.remove"), () => {
+      if (confirm(say("queue.confirm", row.name))) trigger("drop", { job: row.job });
     }, { className: "danger" });
   }
 }

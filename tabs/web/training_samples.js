@@ -1,13 +1,7 @@
 // A row for each prompt, a picture for each step; the dialog shows two steps of one prompt under a slider.
-const find = (selector) => element.querySelector(selector);
 const dialog = find("dialog");
 let open = null;
-
-function make(tag, options, parent) {
-  const made = Object.assign(document.createElement(tag), options);
-  parent.append(made);
-  return made;
-}
+const named = (cell) => (cell.step === 0 ? say("samples.base") : say("samples.step", cell.step));
 
 function paint() {
   const { rows = [] } = props.value || {};
@@ -20,11 +14,11 @@ function paint() {
     make("p", { textContent: row.prompt }, part);
     const strip = make("div", { className: "strip", tabIndex: 0 }, part);
     strip.setAttribute("role", "group");
-    strip.setAttribute("aria-label", "Samples of: " + row.prompt);
+    strip.setAttribute("aria-label", say("samples.of", row.prompt));
     row.cells.forEach((cell, place) => {
       const button = make("button", { type: "button" }, strip);
-      make("img", { src: cell.small, alt: row.prompt + ", step " + cell.step, loading: "lazy" }, button);
-      make("span", { textContent: cell.step === 0 ? "base model" : "step " + cell.step }, button);
+      make("img", { src: cell.small, alt: row.prompt + ", " + named(cell), loading: "lazy" }, button);
+      make("span", { textContent: named(cell) }, button);
       button.addEventListener("click", () => show(row, place));
     });
     strip.scrollLeft = places[number] ?? strip.scrollWidth;
@@ -36,7 +30,7 @@ function show(row, place) {
   for (const name of [".left", ".right"]) {
     const select = find(name);
     select.replaceChildren();
-    row.cells.forEach((cell, number) => make("option", { value: number, textContent: cell.step === 0 ? "base model" : "step " + cell.step }, select));
+    row.cells.forEach((cell, number) => make("option", { value: number, textContent: named(cell) }, select));
   }
   find(".left").value = place === 0 ? Math.min(1, row.cells.length - 1) : 0;
   find(".right").value = place;
@@ -50,10 +44,10 @@ function show(row, place) {
 function look() {
   const [left, right] = [".left", ".right"].map((name) => open.cells[Number(find(name).value)]);
   find(".over").src = left.whole;
-  find(".over").alt = "step " + left.step;
+  find(".over").alt = named(left);
   find(".under").src = right.whole;
-  find(".under").alt = "step " + right.step;
-  find(".title").textContent = open.cells.length < 2 ? "Step " + right.step : "Step " + left.step + " and step " + right.step;
+  find(".under").alt = named(right);
+  find(".title").textContent = open.cells.length < 2 ? named(right) : say("samples.both", named(left), named(right));
   const share = Number(find(".slider").value);
   find(".over").style.clipPath = "inset(0 " + (100 - share) + "% 0 0)";
   find(".stage i").style.left = share + "%";

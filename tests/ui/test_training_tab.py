@@ -1,6 +1,7 @@
 """The training tab without a browser: what it shows, and what its buttons do to the queue."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import gradio as gr
@@ -487,6 +488,17 @@ def test_the_labels_are_there_in_both_languages():
     )
     assert english.keys() == german.keys()
     assert all(key.startswith("training.") for key in english)
+
+
+def test_every_word_of_the_scripts_is_written():
+    used = {f"status.{status}" for status in JobStatus} | {f"live.{stop}" for stop in Stop}
+    for file in WEB.glob("training_*"):
+        used |= set(
+            re.findall(r'(?:say\("|data-say="|data-label=")([a-z._]+[a-z])"', file.read_text(encoding="utf-8"))
+        )
+    written = training.words()["en"]
+    assert {f"training.say.{word}" for word in used} <= written.keys()
+    assert len(used) > 40
 
 
 def test_what_an_event_says_is_read_with_care():

@@ -1,6 +1,8 @@
 """What the characters tab does when something is pressed: one service call each."""
 
 import html
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,10 @@ from tabs.characters_roster import Reader
 from tabs.characters_view import counted, flags, sentence
 from tabs.common import handled, uploaded
 from tabs.pictures import address
+
+
+#: Seconds an exported archive stays for its download.
+EXPORT_KEPT_S = 3600
 
 
 class Changes:
@@ -113,7 +119,9 @@ class Changes:
         character = self._app.characters.get(character_id)
         if not character.images:
             raise Conflict(f"{character.name} has no images to export: add some first")
-        path = Path(get_upload_folder()) / "exports" / uuid.uuid4().hex / f"{character.id}.zip"
+        exports = Path(get_upload_folder()) / "exports"
+        _sweep(exports)
+        path = exports / uuid.uuid4().hex / f"{character.id}.zip"
         return address(self._app.characters.export(character_id, path, resolve=resolve))
 
     def delete(self, character_id: str) -> None:
@@ -140,6 +148,13 @@ class Changes:
 
     def _triggers(self) -> set[str]:
         return {character.trigger for character in self._app.characters.list()}
+
+
+def _sweep(exports: Path) -> None:
+    """Remove exports that were downloaded long ago."""
+    for folder in exports.glob("*"):
+        if folder.stat().st_mtime < time.time() - EXPORT_KEPT_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def answering(function: Callable[..., Any]) -> Callable[[Any], Any]:

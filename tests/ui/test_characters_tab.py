@@ -1,5 +1,6 @@
 """The characters tab without a browser: what it shows, and what its scripts and buttons do."""
 
+import os
 import threading
 import time
 import zipfile
@@ -254,6 +255,13 @@ def test_an_export_is_a_zip_under_the_uploads(changes, mira, uploads):
     with zipfile.ZipFile(path) as archive:
         texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".txt")]
     assert texts == ["a photo of mrxq in a park", "mrxq woman", "mrxq woman"]
+
+
+def test_an_old_export_is_removed_with_the_next_one(changes, mira, uploads):
+    old, new = (Path(unquote(changes.export(mira, resolve=False).partition("file=")[2])) for _ in range(2))
+    os.utime(old.parent, (0, 0))
+    changes.export(mira, resolve=False)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_character_without_images_is_not_exported(changes, uploads):

@@ -20,7 +20,6 @@ from tabs.characters_view import counted, flags, sentence
 from tabs.common import handled, uploaded
 from tabs.pictures import address
 
-
 #: Seconds an exported archive stays for its download.
 EXPORT_KEPT_S = 3600
 

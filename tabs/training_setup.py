@@ -36,16 +36,17 @@ class Setup:
 
     def titles(self) -> dict[str, str]:
         """The models' titles by name."""
-        return {name: title for title, name in self._catalog(self._files())["all_models"]}
+        return {name: title for title, name in self._known()["all_models"]}
 
     def choices(self) -> dict[str, Any]:
         """What can be chosen, each as (label, value)."""
-        catalog = self._catalog(self._files())
         characters = [(character.name, character.id) for character in self._page.app.characters.list()]
-        return {**catalog, "characters": characters}
+        return {**self._known(), "characters": characters}
 
     def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
         """The form's values and the estimate; ``jobs``: what has to change for the estimate to be made anew."""
+        if problem := self._known()["problem"]:
+            return _nothing(problem)
         room = self._estimator.free_bytes() // 50_000_000
         stamp = (self._files(), self._of_character(choice.character), jobs, room)
         made: dict[str, Any] = self._view(choice, json.dumps(overrides, sort_keys=True), stamp)
@@ -53,6 +54,14 @@ class Setup:
             return made
         problems = [*self._problems(choice), *made["estimate"]["problems"]]
         return {**made, "estimate": {**made["estimate"], "problems": problems}}
+
+    def _known(self) -> dict[str, Any]:
+        """The catalog; empty, with the reason, when a file of it is wrong."""
+        try:
+            catalog: dict[str, Any] = self._catalog(self._files())
+        except IsengardError as error:
+            return {"models": [], "all_models": [], "presets": [], "about": {}, "problem": str(error)}
+        return catalog
 
     def _files(self) -> tuple[Any, ...]:
         folder = self._page.app.settings.configs_dir
@@ -73,6 +82,7 @@ class Setup:
             "all_models": [(card.title, card.name) for card in cards],
             "presets": [(preset.title, preset.name) for preset in presets],
             "about": {preset.name: preset.description for preset in presets},
+            "problem": "",
         }
 
     def _make_view(self, choice: Choice, overrides: str, _: Any) -> dict[str, Any]:
@@ -107,14 +117,14 @@ class Setup:
 
     def _compared(self, choice: Choice, base: dict[str, Any]) -> dict[str, Any]:
         """The fields that are not as in the preset everything is compared with, as they are there."""
-        known = [name for _, name in self._catalog(self._files())["presets"]]
+        known = [name for _, name in self._known()["presets"]]
         if choice.preset == COMPARED or COMPARED not in known:
             return {}
         other = self._plan(Choice(choice.character, choice.model, COMPARED), {})
         return training_fields.differing(base, training_fields.values(other))
 
     def _compared_title(self) -> str:
-        titles = {name: str(title) for title, name in self._catalog(self._files())["presets"]}
+        titles = {name: str(title) for title, name in self._known()["presets"]}
         return titles.get(COMPARED, "")
 
     def _problems(self, choice: Choice) -> list[str]:

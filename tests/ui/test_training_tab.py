@@ -449,6 +449,14 @@ def test_a_wrong_value_is_said_before_the_start_and_stays_in_the_form(app, view)
     assert parts["form"]["base"]["steps"] == "6"
 
 
+def test_a_broken_config_file_is_named_and_the_rest_of_the_tab_stays(app, view):
+    job_id = submit_training(app)
+    (app.settings.configs_dir / "models.yaml").write_text("tiny: {title: 3")
+    parts = view.parts(CHOICE, {}, "")
+    assert "models.yaml is not valid YAML" in parts["estimate"]["problems"][0]
+    assert parts["shown"] == job_id
+
+
 def test_without_a_measured_run_no_time_is_named(view):
     time, memory, disk = view.parts(CHOICE, {}, "")["estimate"]["figures"]
     assert (time["value"], disk["value"]) == ("not measured yet", "not measured yet")
@@ -494,7 +502,9 @@ def test_every_word_of_the_scripts_is_written():
     used = {f"status.{status}" for status in JobStatus} | {f"live.{stop}" for stop in Stop}
     for file in WEB.glob("training_*"):
         used |= set(
-            re.findall(r'(?:say\("|data-say="|data-label=")([a-z._]+[a-z])"', file.read_text(encoding="utf-8"))
+            re.findall(
+                r'(?:say\("|data-say="|data-label=")([a-z._]+[a-z])"', file.read_text(encoding="utf-8")
+            )
         )
     written = training.words()["en"]
     assert {f"training.say.{word}" for word in used} <= written.keys()

@@ -4,14 +4,15 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from isengard.domain.base import validated
 from isengard.domain.captions import resolve_caption
 from isengard.domain.job import Job, JobEvent, JobStatus, Stop
 from isengard.domain.training import TrainingSpec
 from isengard.errors import InvalidSpec
-from isengard.services.training import read_payload
 from tabs.status import figures, name_of
 
 #: At most so many points of a curve are sent.
@@ -52,9 +53,14 @@ STOPS: Mapping[Stop, str] = {
 def spec_of(job: Job) -> TrainingSpec | None:
     """The settings of a training; None when its record is of another time and cannot be read."""
     try:
-        return read_payload(job)[0]
-    except InvalidSpec:
+        return _spec(json.dumps(job.payload["spec"], sort_keys=True))
+    except (KeyError, InvalidSpec):
         return None
+
+
+@lru_cache(maxsize=256)
+def _spec(text: str) -> TrainingSpec:
+    return validated(TrainingSpec, json.loads(text))
 
 
 def summary(job: Job, titles: Mapping[str, str], presets: Mapping[str, str]) -> str:

@@ -60,7 +60,14 @@ class Setup:
         try:
             catalog: dict[str, Any] = self._catalog(self._files())
         except IsengardError as error:
-            return {"models": [], "all_models": [], "presets": [], "about": {}, "problem": str(error)}
+            return {
+                "models": [],
+                "all_models": [],
+                "presets": [],
+                "about": {},
+                "cards": {},
+                "problem": str(error),
+            }
         return catalog
 
     def _files(self) -> tuple[Any, ...]:
@@ -82,6 +89,7 @@ class Setup:
             "all_models": [(card.title, card.name) for card in cards],
             "presets": [(preset.title, preset.name) for preset in presets],
             "about": {preset.name: preset.description for preset in presets},
+            "cards": {card.name: card for card in cards},
             "problem": "",
         }
 
@@ -131,7 +139,7 @@ class Setup:
         """What would stop the start, in the services' own words."""
         app = self._page.app
         found = []
-        card = app.catalog.model(choice.model)
+        card = self._known()["cards"][choice.model]
         readiness = app.characters.readiness(choice.character)
         if not readiness.ready:
             found.append(f"The character is not ready: {readiness.reason}")

@@ -115,6 +115,8 @@ def _own(name: str, value: Any, *, said: dict[str, dict[str, str]], **options: A
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
     """Paint only what has changed since this page was last painted, so that nobody is disturbed while typing.
 
+    Our own widgets always get their value, and see themselves whether it has changed: Gradio forgets the properties of
+    one that is not on the page yet when an update without a value comes for it.
     What the browser holds itself is answered only where it has to change: the user may have changed it meanwhile.
     """
 
@@ -123,7 +125,9 @@ def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
         known = _painted(painted)
         keys = {name: key_of(component_view(name, values)) for name in parts}
         answers = [
-            gr.skip() if known.get(name) == keys[name] else component(name, component_view(name, values))
+            gr.skip()
+            if known.get(name) == keys[name] and not isinstance(parts[name], gr.HTML)
+            else component(name, component_view(name, values))
             for name in parts
         ]
         asked = {"characters": character, "models": model, "presets": preset}

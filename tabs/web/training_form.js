@@ -65,14 +65,14 @@ function take() {
   paint();
 }
 
-function paint() {
+function paint(forced = false) {
   const { base = {}, compared = {}, compared_with = "" } = props.value || {};
   find(".groups").hidden = Object.keys(base).length === 0;
   for (const [name, entry] of fields) {
     if (!(name in base)) continue;
     const value = name in overrides ? overrides[name] : base[name];
     if (entry.kind === "switch") entry.control.checked = value === true;
-    else if (entry.control !== document.activeElement || !(name in overrides)) entry.control.value = String(value);
+    else if (entry.control !== document.activeElement || forced) entry.control.value = String(value);
     entry.row.classList.toggle("changed", name in overrides);
     const differs = name in overrides ? base[name] : compared[name];
     entry.other.hidden = differs === undefined;
@@ -88,7 +88,7 @@ function paint() {
 
 find(".reset").addEventListener("click", () => {
   keep({});
-  paint();
+  paint(true);
   trigger("changed", {});
 });
 build();

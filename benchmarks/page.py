@@ -151,7 +151,7 @@ async def _view(
     await asyncio.sleep(offset * POLL_EVERY_S)
     while time.monotonic() < until:
         began = time.monotonic()
-        (await client.post(f"{url}/gradio_api/component_server", json=ask)).raise_for_status()
+        (await client.post(f"{url}/gradio_api/component_server/", json=ask)).raise_for_status()
         found.append(time.monotonic() - began)
         await asyncio.sleep(POLL_EVERY_S)
     return found

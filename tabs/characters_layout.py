@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import yaml
 from gradio.components import Component
 
 from isengard.domain.character import CLASS_WORDS
 from tabs.characters_changes import Changes, answering
-from tabs.common import PRIVATE, QUIET, WEB, handled, t, widget
+from tabs.common import PRIVATE, QUIET, handled, spoken, t
 
 #: Saves the file at an address.
 SAVE_FILE = """(href) => Object.assign(document.createElement("a"), { href, download: "" }).click()"""
@@ -75,9 +74,9 @@ def lay_side(changes: Changes) -> Side:
                 min_width=80,
                 elem_id="characters-create",
             )
-    cards = _own("characters_cards", [], elem_id="characters-cards")
+    cards = spoken("characters", "characters_cards", [], elem_id="characters-cards")
     with gr.Accordion(t("characters.trash"), open=False, visible=False, elem_id="characters-trash") as fold:
-        trash = _own("characters_trash", [], server_functions=[answering(changes.restore)])
+        trash = spoken("characters", "characters_trash", [], server_functions=[answering(changes.restore)])
     return Side(
         new=new,
         form=form,
@@ -94,7 +93,7 @@ def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
     """Lay out the right column inside the open block."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=260):
-            head = _own("characters_head", {}, elem_id="characters-head")
+            head = spoken("characters", "characters_head", {}, elem_id="characters-head")
         train = gr.Button(
             t("characters.train"),
             variant="primary",
@@ -106,9 +105,9 @@ def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
         )
     with gr.Column(visible=False) as body:
         take = [answering(each) for each in (changes.take, changes.more, changes.describe)]
-        drop = _own("characters_drop", {}, elem_id="characters-drop", server_functions=take)
+        drop = spoken("characters", "characters_drop", {}, elem_id="characters-drop", server_functions=take)
         keep = [answering(changes.caption)]
-        grid = _own("characters_grid", {}, elem_id="characters-grid", server_functions=keep)
+        grid = spoken("characters", "characters_grid", {}, elem_id="characters-grid", server_functions=keep)
         tools = _tools(changes, selected)
         with gr.Accordion(t("characters.edit"), open=False, elem_id="characters-edit"):
             fields = _fields(changes, "characters-edit")
@@ -132,22 +131,6 @@ def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
         save=save,
         delete=delete,
     )
-
-
-def words() -> dict[str, dict[str, str]]:
-    """What the tab's scripts say, by language."""
-    files = sorted((WEB / "texts").glob("*/characters.yaml"))
-    texts = {file.parent.name: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
-    return {
-        language: {key: text for key, text in said.items() if key.startswith("characters.say.")}
-        for language, said in texts.items()
-    }
-
-
-def _own(name: str, value: Any, **options: Any) -> gr.HTML:
-    made = widget(name, value, words=words(), apply_default_css=False, **options)
-    made.js_on_load = (WEB / "characters_dom.js").read_text(encoding="utf-8") + (made.js_on_load or "")
-    return made
 
 
 def _fields(changes: Changes, prefix: str) -> Fields:

@@ -65,6 +65,21 @@ def widget(name: str, value: Any = None, **options: Any) -> gr.HTML:
     )
 
 
+def spoken(section: str, name: str, value: Any = None, **options: Any) -> gr.HTML:
+    """A `widget` whose script begins with ``web/dom.js`` and knows the tab's words: its content is made by that script."""
+    made = widget(name, value, section=section, words=words(section), apply_default_css=False, **options)
+    made.js_on_load = (WEB / "dom.js").read_text(encoding="utf-8") + (made.js_on_load or "")
+    return made
+
+
+def words(section: str) -> dict[str, dict[str, str]]:
+    """What the scripts of a tab say, by language."""
+    return {
+        language: {key: text for key, text in said.items() if key.startswith(f"{section}.say.")}
+        for language, said in t.translations.items()
+    }
+
+
 def handled(function: Handler) -> Handler:
     """Let a handler fail as a toast: our errors in their own words, any other with a reference to the log."""
     if inspect.isasyncgenfunction(function):

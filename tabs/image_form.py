@@ -251,20 +251,10 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
 
 
 def further(form: Form, offered: Choices) -> dict[str, Any]:
-    """The value of the widget for further LoRAs: each row brings its own choices, as its template cannot compare."""
-    rows = rows_of(form["further"])
+    """The value of the widget for further LoRAs."""
     return {
         "choices": [{"value": key, "label": label} for label, key in offered],
-        "rows": [
-            {
-                **row,
-                "options": [
-                    {"value": key, "label": label, "selected": key == row["lora"]} for label, key in offered
-                ],
-            }
-            for row in rows
-        ],
-        "more": len(rows) < MAX_LORAS - 1,
+        "rows": rows_of(form["further"]),
     }
 
 

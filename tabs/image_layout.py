@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.i18n import I18nData
 
-from tabs.common import Page, t, widget
+from tabs.common import Page, spoken, t, widget
 from tabs.image_form import FIELDS
 from tabs.image_gallery import ALL, PAGE
 from tabs.image_live import watcher
@@ -59,12 +59,12 @@ def lay_out(page: Page) -> Parts:
             made["size"] = gr.Radio([], label=t("image.size"), elem_id="image-size", elem_classes=["small"])
             _amounts(fields)
             with gr.Accordion(t("image.further"), open=False):
-                fields["further"] = widget(
-                    "image_further", {"rows": [], "choices": []}, elem_id="image-further"
+                fields["further"] = spoken(
+                    "image", "image_further", {"rows": [], "choices": []}, elem_id="image-further"
                 )
             with gr.Accordion(t("image.advanced"), open=False):
                 made |= _advanced(fields)
-            made["drop"] = widget("image_drop", {}, elem_id="image-drop")
+            made["drop"] = spoken("image", "image_drop", {}, elem_id="image-drop")
             made["generate"] = gr.Button(
                 t("image.generate"),
                 variant="primary",
@@ -72,8 +72,12 @@ def lay_out(page: Page) -> Parts:
                 elem_classes=["primary-action"],
             )
         with gr.Column(scale=10, min_width=320):
-            made["stage"] = widget(
-                "image_stage", {"state": "empty"}, elem_id="image-stage", server_functions=[watcher(page)]
+            made["stage"] = spoken(
+                "image",
+                "image_stage",
+                {"state": "empty"},
+                elem_id="image-stage",
+                server_functions=[watcher(page)],
             )
             made["meter"] = widget("image_meter", elem_id="image-meter")
             made |= _gallery()
@@ -94,7 +98,7 @@ def _character(fields: dict[str, Any]) -> dict[str, Component]:
     made: dict[str, Component] = {}
     fields["character"] = _list(t("image.character"), "image-character")
     fields["lora"] = _list(t("image.lora"), "image-lora")
-    made["lack"] = widget("image_lack", {}, visible=False, elem_id="image-lack")
+    made["lack"] = spoken("image", "image_lack", {}, visible=False, elem_id="image-lack")
     made["train"] = gr.Button(t("image.train"), visible=False, elem_id="image-train")
     fields["prompt"] = gr.Textbox(
         label=t("image.prompt"),
@@ -105,7 +109,7 @@ def _character(fields: dict[str, Any]) -> dict[str, Component]:
         max_length=4000,
         elem_id="image-prompt",
     )
-    made["sent"] = widget("image_sent", {"pieces": []}, elem_id="image-sent")
+    made["sent"] = spoken("image", "image_sent", {"pieces": []}, elem_id="image-sent")
     return made
 
 
@@ -161,8 +165,8 @@ def _gallery() -> dict[str, Component]:
                 elem_id="image-made-on",
             )
             archive = gr.Button(t("image.gallery.zip"), scale=0, min_width=200, elem_id="image-archive")
-        gallery = widget("image_gallery", {"items": []}, elem_id="image-gallery")
-    viewer = widget("image_viewer", {}, elem_id="image-viewer")
+        gallery = spoken("image", "image_gallery", {"items": []}, elem_id="image-gallery")
+    viewer = spoken("image", "image_viewer", {}, elem_id="image-viewer")
     return {
         "made_with": made_with,
         "made_on": made_on,

@@ -15,6 +15,7 @@ IDS = ("characters", "training", "image", "video")
 def build(page: Page) -> gr.Blocks:
     """Build the page. Its events are private to it; `tabs.api` adds what other programs may call."""
     with gr.Blocks(title="Isengard", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        api.add(page)  # first, so that no listener takes one of its names
         with gr.Row(elem_id="header"):
             widget("brand", elem_id="brand", min_width=120)
             header = widget("status", {}, elem_id="status", server_functions=[status.looker(page)])
@@ -30,7 +31,6 @@ def build(page: Page) -> gr.Blocks:
             header.refresh(tab.refresh, list(tab.inputs), list(tab.outputs), **QUIET)
         header.openjob(_tab_of_running(page), None, strip, **QUIET)
         _lead(strip, built)
-        api.add(page)
     return cast("gr.Blocks", demo)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from tabs import training_fields
-from tabs.common import PRIVATE, QUIET, WEB, Page, handled, t, texts, widget
+from tabs.common import PRIVATE, QUIET, WEB, Page, handled, t, widget, words
 from tabs.frame import Tab
 from tabs.training_actions import Actions
 from tabs.training_setup import Choice
@@ -51,7 +51,7 @@ HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
 def _layout(page: Page) -> dict[str, Any]:
-    said = words()
+    said = words("training")
     own = functools.partial(_own, said=said)
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
@@ -95,14 +95,6 @@ def _layout(page: Page) -> dict[str, Any]:
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
     return parts
-
-
-def words() -> dict[str, dict[str, str]]:
-    """What the tab's scripts say, by language."""
-    return {
-        language: {key: text for key, text in said.items() if key.startswith("training.say.")}
-        for language, said in texts().translations.items()
-    }
 
 
 def _own(name: str, value: Any, *, said: dict[str, dict[str, str]], **options: Any) -> gr.HTML:
@@ -293,5 +285,5 @@ def _number(event: gr.EventData, name: str) -> int:
 
 def _confirmed(key: str) -> str:
     """A script that passes the job's id on when the user says yes, in the language of the browser."""
-    languages = {language: words.get(key, "") for language, words in texts().translations.items()}
+    languages = {language: said.get(key, "") for language, said in t.translations.items()}
     return f"(id) => {{ const said = {json.dumps(languages)}; const mine = said[navigator.language.slice(0, 2)] || said.en; return confirm(mine) ? id : ''; }}"

@@ -1,6 +1,5 @@
 // Files go one by one, each in a request of its own: a proxy that limits a request's size and time does not matter, and
 // one failure is one file's. The list lives beside the page, so that a visit to another tab does not lose it.
-const find = (selector) => element.querySelector(selector);
 const uploads = (window.isengardUploads ??= shared());
 uploads.bridge = { take: server.take, more: server.more, describe: server.describe, changed: () => trigger("changed", {}), paint };
 find(".title").textContent = say("drop.title");

@@ -1,5 +1,15 @@
 // One PNG at a time is sent to the server, which reads its settings.
-const zone = () => element.querySelector(".zone");
+const zone = () => find(".zone");
+find("input").setAttribute("aria-label", say("drop.label"));
+find(".zone span").textContent = say("drop");
+
+function paint() {
+  const { title, lacking } = { title: "", lacking: [], ...props.value };
+  const said = [make("b", {}, title)];
+  if (lacking.length) said.push(make("span", {}, say("drop.lacking")), make("ul", {}, ...lacking.map((each) => make("li", {}, each))));
+  find(".said").hidden = !title;
+  find(".said").replaceChildren(...said);
+}
 
 async function send(file) {
   if (!file) return;
@@ -8,7 +18,7 @@ async function send(file) {
     const { path } = await upload(file);
     trigger("dropped", { path, name: file.name });
   } catch (error) {
-    props.value = { title: `${file.name} could not be sent: ${error.message || error}`, lacking: [] };
+    props.value = { title: say("drop.failed", file.name, error.message || error), lacking: [] };
   } finally {
     zone().classList.remove("busy");
   }
@@ -26,3 +36,6 @@ for (const name of ["dragleave", "drop"]) {
   element.addEventListener(name, (event) => { event.preventDefault(); zone().classList.remove("over"); });
 }
 element.addEventListener("drop", (event) => send(event.dataTransfer.files[0]));
+
+paint();
+watch("value", paint);

@@ -1,7 +1,46 @@
 // While a generation runs, its picture and bar follow the header's own clock; all else comes with a new value.
-const find = (selector) => element.querySelector(selector);
+find(".stage").setAttribute("aria-label", say("stage"));
 let asking = false;
 let heard = false; // that the header knows of the running generation; it looks seldom while nothing runs
+
+function draw() {
+  const value = { state: "empty", items: [], waiting: [], ...props.value };
+  find(".stage").className = `stage is-${value.state}`;
+  find(".stage").dataset.job = value.job || "";
+  find(".content").replaceChildren(...(value.job ? ofJob(value) : [blank(value)]));
+}
+
+function blank(value) {
+  const icon = find(".icon").content.cloneNode(true);
+  return make("div", { class: "blank" }, icon,
+    make("h3", {}, value.headline || say("stage.empty")), make("p", {}, value.detail || say("stage.hint")));
+}
+
+function ofJob(value) {
+  const head = make("header", {},
+    make("div", {}, make("h3", { class: "headline" }, value.headline), make("span", { class: "steps" }, value.steps)));
+  const pictures = make("div", { class: "pictures" }, ...value.items.map((item, index) =>
+    make("button", { type: "button", class: "picture", "data-index": index, "aria-label": say("enlarge", item.prompt) },
+      make("img", { src: item.whole, alt: item.prompt }))));
+  const shown = [head];
+  if (value.note) shown.push(make("p", { class: "note" }, value.note));
+  shown.push(pictures);
+  if (value.active) {
+    if (!value.stopping) head.append(make("button", { type: "button", class: "cancel", "data-cancel": value.job }, say("cancel")));
+    const live = make("img", { class: "live", src: value.preview || undefined, alt: say("preview"), hidden: !value.preview });
+    pictures.append(make("div", { class: "picture preview", style: `aspect-ratio: ${value.ratio}` }, live));
+    shown.push(make("div", { class: "bar", role: "progressbar", "aria-label": say("progress"), "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": value.percent },
+      make("i", { style: `width: ${value.percent}%` })));
+  }
+  if (value.none) pictures.append(make("p", { class: "none" }, value.none));
+  shown.push(make("p", { class: "detail" }, value.detail));
+  if (value.waiting.length) {
+    shown.push(make("ul", { class: "waiting", "aria-label": say("waiting") }, ...value.waiting.map((each) =>
+      make("li", {}, make("span", {}, say("next", each.prompt)),
+        make("button", { type: "button", "data-cancel": each.id, "aria-label": say("cancel.waiting") }, "✕")))));
+  }
+  return shown;
+}
 
 function follow(event) {
   if (!element.isConnected) return window.removeEventListener("isengard", follow);
@@ -46,6 +85,7 @@ function paint(now) {
 
 window.addEventListener("isengard", follow);
 watch("value", () => {
+  draw();
   if (find(".is-active")) setTimeout(bridge, 400);
   else heard = false;
 });
@@ -58,3 +98,5 @@ element.addEventListener("click", (event) => {
     window.dispatchEvent(new CustomEvent("isengard:image", { detail }));
   }
 });
+draw();
+if (find(".is-active")) setTimeout(bridge, 400);

@@ -1,8 +1,9 @@
 // The enlarged image with what is known of it. Arrow keys walk through the list it was opened from.
 const dialog = element.querySelector("dialog");
-const find = (selector) => dialog.querySelector(selector);
 let items = [];
 let index = 0;
+for (const part of dialog.querySelectorAll("[data-say]")) part.textContent = say(part.dataset.say);
+for (const part of [dialog, ...dialog.querySelectorAll("[data-label]")]) part.setAttribute("aria-label", say(part.dataset.label));
 
 function open(event) {
   if (!element.isConnected) return window.removeEventListener("isengard:image", open);
@@ -20,13 +21,7 @@ function paint() {
   find(".download").download = item.id + ".png";
   find(".back").disabled = index === 0;
   find(".on").disabled = index === items.length - 1;
-  find("dl").replaceChildren(...item.details.flatMap((fact) => [cell("dt", fact.name), cell("dd", fact.value)]));
-}
-
-function cell(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
+  find("dl").replaceChildren(...item.details.flatMap((fact) => [make("dt", {}, fact.name), make("dd", {}, fact.value)]));
 }
 
 function walk(by) {
@@ -49,7 +44,7 @@ find(".use").addEventListener("click", () => {
   trigger("use", { id: items[index].id });
 });
 find(".remove").addEventListener("click", () => {
-  if (!confirm("Delete this image? It goes into the trash folder.")) return;
+  if (!confirm(say("viewer.ask"))) return;
   dialog.close();
   trigger("remove", { id: items[index].id });
 });

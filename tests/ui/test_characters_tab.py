@@ -20,9 +20,8 @@ from isengard.wiring import build
 from tabs import characters, characters_view
 from tabs.characters_changes import Changes, answering
 from tabs.characters_intake import Intakes, safe_name
-from tabs.characters_layout import words
 from tabs.characters_roster import OLD_S, Reader
-from tabs.common import WEB, Page
+from tabs.common import WEB, Page, words
 from tabs.pictures import Pictures
 from tests.unit.character_pictures import encoded, picture, write, zipped
 
@@ -455,15 +454,8 @@ def test_both_languages_have_the_same_labels():
 
 
 def test_every_flag_badge_and_state_has_words():
-    said = words()["en"]
+    said = words("characters")["en"]
     for kind in {*characters_view.FLAGS, "small"}:
         assert f"characters.say.flag.{kind}" in said
     for badge in ("ready", "training", "queued", "draft", "damaged"):
         assert f"characters.say.badge.{badge}" in said
-
-
-def test_no_template_of_the_tab_holds_a_value():
-    for template in WEB.glob("characters*.html"):
-        text = template.read_text(encoding="utf-8")
-        assert "{{" not in text
-        assert "${" not in text

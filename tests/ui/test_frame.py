@@ -1,6 +1,7 @@
 """The page around its tabs: what is public, what is refused, what the header says."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from isengard.services.machine import Machine
 from isengard.settings import ROOT, Settings
 from isengard.wiring import build
 from tabs import api, status
-from tabs.common import Page, duration, handled, texts, uploaded
+from tabs.common import WEB, Page, duration, handled, texts, uploaded
 from tabs.page import build as build_page
 from tabs.pictures import Pictures
 from tabs.serving import SameOrigin, routes
@@ -52,6 +53,18 @@ def test_every_language_has_the_same_labels():
     languages = texts().translations
     assert {"en", "de"} <= set(languages)
     assert len({frozenset(labels) for labels in languages.values()}) == 1
+
+
+def test_no_template_holds_a_value():
+    """Gradio runs a template as a script, with what was put into it; scripts set text as text instead."""
+    for file in WEB.glob("*.html"):
+        template = file.read_text(encoding="utf-8")
+        assert [mark for mark in ("{{", "${", "`", "\\") if mark in template] == [], file.name
+    for file in WEB.glob("*.js"):
+        script = file.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script), (
+            file.name
+        )
 
 
 # What handlers are given

@@ -8,7 +8,6 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-import yaml
 from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -23,7 +22,7 @@ from isengard.settings import Settings
 from isengard.store.artifacts import Images, Loras
 from isengard.wiring import build
 from tabs import image_form, image_gallery, image_live
-from tabs.common import WEB, Page
+from tabs.common import Page
 from tabs.image import ImageTab
 from tabs.image_form import FIELDS
 from tabs.image_layout import MAX_STRENGTH, NEVER
@@ -541,24 +540,6 @@ def test_a_press_enqueues_one_job_and_shows_it(tab, page, add_image):
 
 
 # The files of the page
-
-
-def test_every_label_is_there_in_every_language():
-    languages = {
-        file.parent.name: yaml.safe_load(file.read_text(encoding="utf-8"))
-        for file in (WEB / "texts").glob("*/image.yaml")
-    }
-    assert {"en", "de"} <= set(languages)
-    assert len({frozenset(labels) for labels in languages.values()}) == 1
-    assert all(key.startswith("image.") for key in languages["en"])
-
-
-def test_templates_escape_what_people_wrote():
-    for file in WEB.glob("image*.html"):
-        assert "${" not in file.read_text(encoding="utf-8"), file.name
-        assert "{{{" not in file.read_text(encoding="utf-8"), file.name
-    for file in WEB.glob("image*.js"):
-        assert "innerHTML" not in file.read_text(encoding="utf-8"), file.name
 
 
 def test_what_the_browser_says_it_shows_is_not_believed(tab):

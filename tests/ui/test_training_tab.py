@@ -14,7 +14,7 @@ from isengard.domain.training import TrainingSpec
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.services.machine import Machine
 from tabs import training, training_fields, training_lists, training_live
-from tabs.common import WEB, Page
+from tabs.common import WEB, Page, words
 from tabs.pictures import Pictures
 from tabs.status import figures
 from tabs.training_actions import Actions
@@ -507,7 +507,7 @@ def test_every_word_of_the_scripts_is_written():
                 r'(?:say\("|data-say="|data-label=")([a-z._]+[a-z])"', file.read_text(encoding="utf-8")
             )
         )
-    written = training.words()["en"]
+    written = words("training")["en"]
     assert {f"training.say.{word}" for word in used} <= written.keys()
     assert len(used) > 40
 

@@ -191,7 +191,7 @@ class ImageTab:
     def _lack(self, form: Form, offered: dict[str, image_form.Choices]) -> Painted:
         lack = image_form.lack(form, offered)
         p, shown = self.parts, lack is not None
-        return {p.lack: gr.HTML(value=lack or {}, visible=shown), p.train: gr.Button(visible=shown)}
+        return {p.lack: lack or {}, p.train: gr.Button(visible=shown)}
 
     # Results
 

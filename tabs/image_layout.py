@@ -98,7 +98,7 @@ def _character(fields: dict[str, Any]) -> dict[str, Component]:
     made: dict[str, Component] = {}
     fields["character"] = _list(t("image.character"), "image-character")
     fields["lora"] = _list(t("image.lora"), "image-lora")
-    made["lack"] = spoken("image", "image_lack", {}, visible=False, elem_id="image-lack")
+    made["lack"] = spoken("image", "image_lack", {}, elem_id="image-lack")
     made["train"] = gr.Button(t("image.train"), visible=False, elem_id="image-train")
     fields["prompt"] = gr.Textbox(
         label=t("image.prompt"),

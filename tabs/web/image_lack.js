@@ -1,6 +1,6 @@
 function paint() {
   const lack = props.value || {};
-  find(".lack").replaceChildren(make("b", {}, lack.title || ""), make("p", {}, lack.text || ""));
+  find(".lack").replaceChildren(...(lack.title ? [make("b", {}, lack.title), make("p", {}, lack.text)] : []));
 }
 
 paint();

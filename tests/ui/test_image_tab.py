@@ -225,7 +225,7 @@ def test_choosing_a_character_takes_its_newest_lora(tab, page, add_lora):
 def test_a_character_without_a_lora_is_told_how_to_get_one(tab, page):
     page.app.characters.create("Mira Vance")
     painted = tab.choose_character(given(tab, form(page, character="mira-vance")))
-    assert painted[tab.parts.lack].value["title"] == "Mira Vance has no LoRA yet"
+    assert painted[tab.parts.lack]["title"] == "Mira Vance has no LoRA yet"
     assert painted[tab.parts.train].visible is True
     assert tab.tab().leads == {"training": tab.parts.train}
 

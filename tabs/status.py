@@ -37,7 +37,7 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "training": None
             if running is None or running.kind is not JobKind.TRAIN_LORA
             else figures(running),
-            "key": json.dumps([_changes(job) for job in jobs[:12]]),
+            "key": json.dumps([page.app.characters.version(), *(_changes(job) for job in jobs[:12])]),
         }
 
     return look

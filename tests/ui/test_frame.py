@@ -189,6 +189,8 @@ def test_the_header_shows_the_queue_and_its_key_changes_with_it(page):
     assert after["queue"] == "1 in queue"
     assert after["key"] != before["key"]
     assert look()["key"] == after["key"]
+    page.app.characters.create(name="Nova")  # by another browser, say
+    assert look()["key"] != after["key"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from PIL import Image
 
 from isengard.settings import ASSETS, ROOT
 from tabs.api import NAMES
@@ -91,6 +92,49 @@ def test_a_character_a_training_and_images_through_the_api(client):
     assert client.predict(training, api_name="/cancel_job")["status"] == "cancelled"
     images = client.predict("a person", base_model="demo", api_name="/generate")
     assert client.predict(images, api_name="/job_images") == []
+
+
+def follow(client, job, until, seconds=240):
+    """The job as soon as ``until`` says so of it."""
+    end = time.monotonic() + seconds
+    while not until(now := client.predict(job, api_name="/job_status")):
+        assert time.monotonic() < end, now
+        assert now["status"] != "failed", now
+        time.sleep(0.3)
+    return now
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_real_training_and_its_image_without_a_browser_and_a_page_that_ends_in_the_middle(run_page):
+    with run_page("--worker", "process", "--device", "cpu") as page:
+        client = Client(page.url, verbose=False)
+        character = client.predict("Anna", api_name="/create_character")["id"]
+        files = [handle_file(str(path)) for path in sorted(PICTURE.parent.glob("*.png"))]
+        assert all(each["added"] for each in client.predict(character, files, api_name="/add_images"))
+        client.predict(character, "a portrait of [trigger] [class]", api_name="/caption_images")
+        overrides = {"steps": 8, "save_every": 8, "sample_every": 0}
+        lora = client.predict(character, overrides=overrides, api_name="/train")
+        assert follow(client, lora, lambda job: job["status"] == "succeeded")["result"]["steps"] == 8
+        made = client.predict("smiling", loras=[{"lora": lora}], api_name="/generate")
+        follow(client, made, lambda job: job["status"] == "succeeded")
+        (image,) = client.predict(made, api_name="/job_images")
+        with Image.open(image) as opened:
+            assert opened.size == (128, 128)
+
+        overrides = {"steps": 5000, "save_every": 5000, "sample_every": 0, "validate_every": 0}
+        long = client.predict(character, overrides=overrides, api_name="/train")
+        seen = follow(client, long, lambda job: (job["progress"] or {}).get("phase") == "training")
+        began = time.monotonic()
+        code, said = page.end()
+        assert time.monotonic() - began < 10
+        assert (code, "Traceback" in said) == (0, False)
+    with run_page("--worker", "process", "--device", "cpu") as page:
+        client = Client(page.url, verbose=False)
+        again = follow(client, long, lambda job: (job["progress"] or {}).get("phase") == "training")
+        assert again["attempt"] == 2
+        assert again["progress"]["step"] >= seen["progress"]["step"]
+        assert client.predict(long, api_name="/cancel_job")["status"] in ("running", "cancelled")
 
 
 def test_a_path_of_the_server_is_no_upload(client):

@@ -81,6 +81,12 @@ class QueueUnavailable(IsengardError):
     code = "queue_unavailable"
 
 
+class NotAvailable(IsengardError):
+    """This part of the product is not made yet."""
+
+    code = "not_available"
+
+
 class JobStopped(Exception):
     """Base of the stop requests raised by ``report``. An engine saves its state and lets it through."""
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from isengard.errors import InvalidSpec
 
@@ -35,6 +35,17 @@ class Settings(BaseModel):
     lease_s: float = Field(60.0, ge=1, le=3600, description="a silent worker loses its job after this time")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    host: str = Field("127.0.0.1", description="address the page listens at; 0.0.0.0 for all of them")
+    port: int = Field(7860, ge=1, le=65535)
+    share: bool = Field(False, description="also give the page a public gradio.live address")
+    auth: SecretStr | None = Field(None, description="name:password the page asks for")
+
+    @field_validator("auth")
+    @classmethod
+    def _auth_has_both_parts(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(value.get_secret_value().partition(":")):
+            raise ValueError("must be name:password")
+        return value
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -56,7 +67,8 @@ class Settings(BaseModel):
             detail = error.errors()[0]
             name = ".".join(str(part) for part in detail["loc"])
             raise InvalidSpec(
-                f"setting {name} ({PREFIX}{name.upper()}): {detail['msg']}, got {detail['input']!r}"
+                f"setting {name} ({PREFIX}{name.upper()}): {detail['msg']}"
+                + (f", got {detail['input']!r}" if name != "auth" else "")
             ) from None
         folders = {
             name: getattr(settings, name).expanduser().resolve() for name in ("data_dir", "configs_dir")
@@ -69,8 +81,17 @@ class Settings(BaseModel):
         OpenMP threads that wait spin for long by default. On 2 cores with one other busy process a training step
         took 3.5 s instead of 0.2 s; with short spinning 0.7 s, and not slower where nothing else runs.
         """
-        values = {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
-        return {"GOMP_SPINCOUNT": "10000", **os.environ, **values}
+        given = {
+            name: value for name, value in self.model_dump(exclude={"auth"}).items() if value is not None
+        }
+        values = {PREFIX + name.upper(): str(value) for name, value in given.items()}
+        inherited = {name: value for name, value in os.environ.items() if name != PREFIX + "AUTH"}
+        return {"GOMP_SPINCOUNT": "10000", **inherited, **values}
+
+    def prepare_gradio(self) -> None:
+        """Set what Gradio reads from the environment when it is imported: where uploads go, and that it stays silent."""
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(self.cache_dir / "uploads")
 
     @property
     def characters_dir(self) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from PIL import Image
 
 from isengard.cli.common import application, err, out, print_json
@@ -17,7 +16,7 @@ from isengard.domain.character import Character
 from isengard.domain.generation import SavedImage
 from isengard.domain.identity import Embedding, IdentityGain, gain
 from isengard.engines.base import IdentityScorer
-from isengard.errors import NotFound
+from isengard.services.examples import example
 from isengard.settings import ASSETS
 from isengard.store.contact_sheet import write_contact_sheet
 from isengard.wiring import Application, drawn_figure_scorer
@@ -45,7 +44,7 @@ def demo(
     """
     began = time.monotonic()
     app = application(context)
-    character = example(app, CHARACTER)
+    character = example(app.characters, ASSETS / "characters" / CHARACTER)
     err.print(f"1/3 character {character.name}: {app.characters.readiness(character.id).summary}")
     with working(app):
         err.print("2/3 training its LoRA on the bundled model")
@@ -85,19 +84,6 @@ def demo(
         '  python -m isengard characters create "My name"\n  python -m isengard characters add my-name photos/*',
         markup=False,
     )
-
-
-def example(app: Application, name: str) -> Character:
-    """Return an example character; create it from the bundled pictures where it is not there yet."""
-    folder = ASSETS / "characters" / name
-    try:
-        character = app.characters.get(name)
-    except NotFound:
-        about: dict[str, Any] = yaml.safe_load((folder / "about.yaml").read_text(encoding="utf-8"))
-        character = app.characters.create(**about)
-    if not character.images:
-        list(app.characters.add_files(character.id, sorted(folder.glob("[0-9]*"))))
-    return app.characters.get(character.id)
 
 
 def make(

@@ -133,3 +133,18 @@ def with_trigger(prompt: str, loras: Sequence[LocalLora]) -> str:
     """The prompt with ``[trigger] [class]`` in front, unless it has each LoRA's trigger already or a placeholder."""
     lacking = any(lora.trigger and not has_trigger(prompt, lora.trigger) for lora in loras)
     return f"{DEFAULT_CAPTION}, {prompt}" if lacking else prompt
+
+
+class VideoSpec(Frozen, allow_inf_nan=False):
+    """One request for clips. Nothing makes them yet."""
+
+    base_model: str
+    prompt: str = Field(min_length=1, max_length=4000)
+    loras: tuple[LoraRef, ...] = Field((), max_length=8)
+    width: Side = 832
+    height: Side = 480
+    frames: int = Field(81, ge=1, le=241)
+    frames_per_second: int = Field(16, ge=1, le=60)
+    num_inference_steps: int = Field(30, ge=1, le=200)
+    guidance_scale: float = Field(5.0, ge=0, le=30)
+    seed: int = Field(0, ge=0, lt=2**32)

@@ -87,6 +87,10 @@ class CharacterService:
         """Folders among the characters that need a person's hand."""
         return self._store.scan()[1]
 
+    def version(self) -> str:
+        """Another text after any change of any character; cheap enough to ask for each second."""
+        return self._store.version()
+
     def get(self, character_id: str) -> Character:
         """Raises: NotFound, InvalidSpec when its record is damaged."""
         return self._store.get(character_id)

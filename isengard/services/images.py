@@ -1,6 +1,8 @@
 """What the page and the command line may do with images."""
 
+import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from isengard.domain.base import validated
 from isengard.domain.generation import (
     FoundSettings,
+    GenerationTemplate,
     ImageSpec,
     LocalLora,
     SavedImage,
@@ -25,6 +28,10 @@ from isengard.store.weights import Weights
 
 #: An image may be at most so many times larger per side than its model was made for.
 MAX_ENLARGEMENT = 2
+#: Seconds for which the list of models and templates holds.
+OFFER_AGE_S = 2.0
+
+_Offer = tuple[tuple[tuple[ModelCard, bool], ...], tuple[GenerationTemplate, ...]]
 
 
 class ImageService:
@@ -40,6 +47,7 @@ class ImageService:
         images: Images,
         families: Collection[Family],
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._catalog = catalog
@@ -48,6 +56,8 @@ class ImageService:
         self._images = images
         self._families = families
         self._draw_seed = draw_seed
+        self._clock = clock
+        self._offered: tuple[float, _Offer] | None = None
 
     def plan(self, *, template: str = "", overrides: Mapping[str, Any]) -> ImageSpec:
         """Resolve a template to a whole spec, without starting anything.
@@ -105,6 +115,58 @@ class ImageService:
         """The files of the spec's LoRAs. Raises: NotFound."""
         return tuple(self._loras.resolve(ref) for ref in spec.loras)
 
+    def prompt_as_sent(self, spec: ImageSpec) -> str:
+        """The prompt as the model gets it: `with_trigger`, with every placeholder filled. Raises: NotFound, InvalidSpec."""
+        loras = self.local_loras(spec)
+        return resolve_prompt(with_trigger(spec.prompt, loras), loras)
+
+    def models(self) -> tuple[tuple[ModelCard, bool], ...]:
+        """The models that make images here, each with whether it is on this machine; looked up every few seconds."""
+        return self._offer()[0]
+
+    def templates(self) -> tuple[GenerationTemplate, ...]:
+        """The templates whose model makes images here; looked up every few seconds."""
+        return self._offer()[1]
+
+    def _offer(self) -> _Offer:
+        """Models and templates. Every open page asks for them all the time, and they are files."""
+        now = self._clock()
+        if self._offered is None or now - self._offered[0] > OFFER_AGE_S:
+            cards = [card for card in self._catalog.models() if card.family in self._families]
+            names = {None, *(card.name for card in cards)}
+            models = tuple((card, self._weights.status(card).ready) for card in cards)
+            found = self._catalog.templates()
+            templates = tuple(one for one in found if one.settings.get("base_model") in names)
+            self._offered = (now, (models, templates))
+        return self._offered[1]
+
+    def model_for(self, lora_id: str) -> str:
+        """The model a LoRA is used with. Raises: NotFound."""
+        return self._model_for([{"lora": lora_id}])
+
+    def checkpoints(self, lora_id: str) -> tuple[int, ...]:
+        """The steps of a LoRA's run that can be used in its place, lowest first."""
+        return self._loras.checkpoints(lora_id)
+
+    def image(self, image_id: str) -> SavedImage:
+        """Raises: NotFound."""
+        return self._images.get(image_id)
+
+    def all_with_characters(self) -> tuple[tuple[SavedImage, frozenset[str]], ...]:
+        """All images, newest first, each with the ids of the characters whose LoRAs made it.
+
+        Where a LoRA is gone, its name stands for its character.
+        """
+        loras = self._loras.list()
+        by_id = {lora.id: lora.character for lora in loras}
+        by_name = {lora.name: lora.character for lora in loras}
+        found = []
+        for image in self._images.list(limit=None):
+            names = ((used.id, _without_step(used.name)) for used in image.record.loras)
+            owners = frozenset(by_id.get(lora_id, by_name.get(name, name)) for lora_id, name in names)
+            found.append((image, owners))
+        return tuple(found)
+
     def gallery(self, *, limit: int = 100) -> tuple[SavedImage, ...]:
         """The newest images first."""
         return self._images.list(limit=limit)
@@ -154,6 +216,11 @@ class ImageService:
                 f"LoRA {lora.id!r} was trained on {trained_on.name} ({trained_on.family}) and does not fit {card.name}"
                 f" ({card.family}); choose a model of the family {trained_on.family}"
             )
+
+
+def _without_step(name: str) -> str:
+    """The name of a LoRA, of that of one of its checkpoints."""
+    return re.sub(r"-step\d+$", "", name)
 
 
 def read_payload(job: Job) -> tuple[ImageSpec, str]:

@@ -9,6 +9,9 @@ from typing import Any
 from isengard.domain.job import Job, JobEvent, JobKind, JobStatus
 from isengard.queue.base import JobQueue
 
+#: Events after which no worker has the job any more.
+LEAVES = frozenset({"succeeded", "failed", "cancelled", "paused", "queued", "yielded", "released", "lost"})
+
 
 class JobService:
     """The job list. Every answer is a snapshot and is given at once; errors are those of `JobQueue`."""
@@ -56,6 +59,31 @@ class JobService:
     def run_dir(self, job_id: str) -> Path:
         """Where the job keeps its checkpoints, samples and metrics."""
         return self._runs_dir / job_id
+
+    def checkpoints(self, job_id: str) -> dict[int, Path]:
+        """The folders of the run's checkpoints by step, ascending."""
+        folders = (self.run_dir(job_id) / "checkpoints").glob("step-" + "[0-9]" * 8)
+        return {int(folder.name[5:]): folder for folder in sorted(folders)}
+
+    def samples(self, job_id: str) -> dict[tuple[int, int], Path]:
+        """The run's sample pictures by step and number of the prompt, ascending."""
+        pictures = (self.run_dir(job_id) / "samples").glob("[0-9]" * 8 + "-*.png")
+        found = {}
+        for picture in sorted(pictures):
+            step, _, number = picture.stem.partition("-")
+            if number.isdecimal():
+                found[int(step), int(number)] = picture
+        return dict(sorted(found.items()))
+
+    def worked_s(self, job_id: str) -> float:
+        """How long workers have worked on the job, without the times it waited; of an attempt that goes on, nothing."""
+        total, since = 0.0, None
+        for event in self._queue.events(job_id):
+            if event.kind == "claimed":
+                since = event.at
+            elif since is not None and event.kind in LEAVES:
+                total, since = total + event.at - since, None
+        return total
 
     def cancel(self, job_id: str) -> Job:
         """End a job; a running one at its next step."""

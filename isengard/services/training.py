@@ -1,16 +1,18 @@
 """What the page and the command line may do with trainings."""
 
+import secrets
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from isengard.domain.base import validated
-from isengard.domain.job import Job, JobKind, Lane
+from isengard.domain.job import Job, JobKind, JobStatus, Lane
 from isengard.domain.model import Family
 from isengard.domain.presets import resolve_spec
 from isengard.domain.training import RESUMABLE_FIELDS, TrainingImage, TrainingSpec
-from isengard.errors import InvalidSpec, NotFound
-from isengard.files import write_text
+from isengard.errors import Conflict, InvalidSpec, NotFound
+from isengard.files import replacing, write_text
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService
 from isengard.store.configs import Catalog
@@ -99,7 +101,40 @@ class TrainingService:
             )
         spec, images, name = read_payload(job)
         changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
-        return self._queue.requeue(job_id, payload(changed, images, name))
+        return self._queue.requeue(job_id, {**job.payload, **payload(changed, images, name)})
+
+    def extend(self, job_id: str, steps: int) -> Job:
+        """Train a succeeded LoRA further, to ``steps`` in all: a new job from the last checkpoint. The old one stays.
+
+        Raises:
+            NotFound, Conflict: no such job; it has not succeeded, or its checkpoints are gone.
+            InvalidSpec: no more steps than it has already.
+        """
+        job = self._queue.get(job_id)
+        spec, images, name = read_payload(job)
+        if job.status is not JobStatus.SUCCEEDED:
+            raise Conflict(f"job {job_id} is {job.status}, not succeeded; resume it instead")
+        if steps <= spec.steps:
+            raise InvalidSpec(f"steps: must be above the {spec.steps} it was trained for, got {steps}")
+        longer = validated(TrainingSpec, {**spec.model_dump(mode="json"), "steps": steps})
+        source, new_id = self._runs_dir / job_id, secrets.token_hex(6)
+        last = source / "checkpoints" / f"step-{spec.steps:08d}"
+        if not last.is_dir():
+            raise Conflict(
+                f"training {job_id!r} has no checkpoint at step {spec.steps} any more; train again"
+            )
+        with replacing(self._runs_dir / new_id) as folder:
+            shutil.copytree(last, folder / "checkpoints" / last.name)
+            shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
+            if (source / "samples").is_dir():
+                shutil.copytree(source / "samples", folder / "samples")
+        request = {**payload(longer, images, name), "from_step": spec.steps}
+        return self._queue.enqueue(JobKind.TRAIN_LORA, request, lane=Lane.TRAINING, job_id=new_id)
+
+    @property
+    def engine_names(self) -> tuple[str, ...]:
+        """The engines a training can name."""
+        return tuple(self._engines)
 
     def pin(self, job_id: str, step: int, *, pinned: bool) -> None:
         """Keep a checkpoint whatever the retention says, or no longer. Raises: NotFound."""

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,11 @@ class Loras:
             lora = self.get(lora_id)
             _trash(self._loras_dir / lora.id, self._trash_dir, self._clock())
 
+    def checkpoints(self, lora_id: str) -> tuple[int, ...]:
+        """The steps of its run that are still kept and that `LoraRef.step` can name, lowest first."""
+        files = (self._runs_dir / lora_id / "checkpoints").glob("step-*/lora.safetensors")
+        return tuple(sorted(int(file.parent.name[5:]) for file in files if file.parent.name[5:].isdigit()))
+
     def resolve(self, ref: LoraRef) -> LocalLora:
         """The file to load.
 
@@ -125,13 +132,10 @@ class Loras:
         lora = self.get(ref.lora)
         path, name = self.path(lora), lora.name
         if ref.step is not None:
-            checkpoints = self._runs_dir / lora.id / "checkpoints"
-            path, name = checkpoints / f"step-{ref.step:08d}" / "lora.safetensors", f"{name}-step{ref.step}"
+            folder = self._runs_dir / lora.id / "checkpoints" / f"step-{ref.step:08d}"
+            path, name = folder / "lora.safetensors", f"{name}-step{ref.step}"
             if not path.is_file():
-                steps = sorted(
-                    int(file.parent.name[5:]) for file in checkpoints.glob("step-*/lora.safetensors")
-                )
-                known = ", ".join(map(str, steps)) or "none"
+                known = ", ".join(map(str, self.checkpoints(lora.id))) or "none"
                 raise NotFound(f"LoRA {lora.id!r} has no checkpoint of step {ref.step} (there are: {known})")
         return LocalLora(
             id=lora.id,
@@ -150,6 +154,7 @@ class Images:
         self._images_dir = images_dir
         self._trash_dir = trash_dir
         self._clock = clock
+        self._known: dict[str, tuple[int, SavedImage | None]] = {}  # by file name, with the file's time
 
     def add(
         self,
@@ -193,20 +198,32 @@ class Images:
             raise NotFound(f"there is no image {image_id!r}")
         return saved
 
-    def list(self, *, limit: int = 100) -> tuple[SavedImage, ...]:
-        """The newest images first, by the time of their files."""
-        files = [(path.stat().st_mtime_ns, path) for path in self._images_dir.glob("*.png")]
+    def list(self, *, limit: int | None = 100) -> tuple[SavedImage, ...]:
+        """The newest images first, by the time of their files; all of them without a limit.
+
+        A file is read once and again only when it has changed, so that thousands are quick.
+        """
+        times = _times_of_pngs(self._images_dir)
+        for name in self._known.keys() - times.keys():
+            self._known.pop(name, None)
         found: list[SavedImage] = []
-        for _, path in sorted(files, reverse=True):
+        for name, changed in sorted(times.items(), key=lambda file: (file[1], file[0]), reverse=True):
             if len(found) == limit:
                 break
-            if saved := _read_image(path):
+            if saved := self._read(name, changed):
                 found.append(saved)
         return tuple(found)
 
+    def _read(self, name: str, changed: int) -> SavedImage | None:
+        known = self._known.get(name)
+        if known is None or known[0] != changed:
+            known = self._known[name] = (changed, _read_image(self._images_dir / name))
+        return known[1]
+
     def of_job(self, job_id: str) -> tuple[SavedImage, ...]:
         """What a job has made so far, in its order."""
-        found = (_read_image(path) for path in self._images_dir.glob(f"{job_id}-*.png"))
+        times = _times_of_pngs(self._images_dir)
+        found = (self._read(name, times[name]) for name in times if name.startswith(f"{job_id}-"))
         mine = [saved for saved in found if saved and saved.record.job_id == job_id]
         return tuple(sorted(mine, key=lambda saved: saved.record.index))
 
@@ -257,6 +274,17 @@ def _read_image(path: Path) -> SavedImage | None:
     except (ImageRefused, KeyError, ValidationError):
         return None
     return SavedImage(id=path.stem, path=path, record=record)
+
+
+def _times_of_pngs(folder: Path) -> dict[str, int]:
+    """When each was changed, in nanoseconds, by its name."""
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".png"):
+                with suppress(FileNotFoundError):  # deleted in the meantime
+                    found[entry.name] = entry.stat().st_mtime_ns
+    return found
 
 
 def _short_hash(path: Path) -> str:

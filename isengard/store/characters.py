@@ -55,6 +55,12 @@ class CharacterStore:
                 damaged.append(DamagedCharacter(id=folder.name, reason=str(error)))
         return tuple(sorted(characters, key=lambda one: (one.name.casefold(), one.id))), tuple(damaged)
 
+    def version(self) -> str:
+        """What is another text after any change, also by another process; reads no record."""
+        folders = _folders(self._characters_dir)
+        changed = [_changed_at(path) for folder in folders for path in (folder, folder / IMAGES)]
+        return f"{len(folders)}-{max(changed, default=0)}"
+
     def get(self, character_id: str) -> Character:
         """Raises: NotFound, InvalidSpec when its record is damaged."""
         return _read(self._folder(character_id))
@@ -239,6 +245,13 @@ def _folders(parent: Path) -> list[Path]:
         for folder in parent.iterdir()
         if folder.is_dir() and not folder.name.startswith(".") and PARTIAL not in folder.name
     )
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # deleted meanwhile
+        return 0
 
 
 def _read(folder: Path, *, trashed: bool = False) -> Character:

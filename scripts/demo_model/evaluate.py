@@ -13,13 +13,13 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from isengard.cli.demo import example as character_of
 from isengard.cli.demo import make
 from isengard.cli.follow import finish, working
 from isengard.domain.character import Character
 from isengard.domain.identity import gain
 from isengard.engines.base import IdentityScorer
 from isengard.engines.drawn_figures import FigureEncoder
+from isengard.services.examples import example as character_of
 from isengard.settings import Settings
 from isengard.wiring import Application, build
 from scripts.demo_model.data import Drawings, Portrait
@@ -83,7 +83,7 @@ def learn_examples(
 def _learn(
     app: Application, example: Example, judge: FigureEncoder, scorer: IdentityScorer, device: torch.device
 ) -> Mapping[str, Any]:
-    character = character_of(app, example.name.lower())
+    character = character_of(app.characters, example.folder)
     began = time.monotonic()
     job = app.training.submit(character_id=character.id, base_model="demo", preset="quick", overrides={})
     finish(app, job.id)

@@ -1,6 +1,7 @@
 """LoRAs and images on disk."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -222,3 +223,29 @@ def test_a_picture_without_settings_says_so(tmp_path):
 @pytest.mark.parametrize(("name", "expected"), [("Mira Vance", "mira-vance"), ("Ωß", "lora"), ("../x", "x")])
 def test_names_become_safe_file_names(name, expected):
     assert slug(name) == expected
+
+
+def test_the_checkpoints_of_a_run_are_listed_by_step(loras, source, tmp_path):
+    add(loras, source)
+    for step in (250, 50):
+        folder = tmp_path / "runs" / "job1" / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "lora.safetensors").touch()
+    (tmp_path / "runs" / "job1" / "checkpoints" / "step-00000300").mkdir()
+    assert loras.checkpoints("job1") == (50, 250)
+    assert loras.checkpoints("unknown") == ()
+
+
+def test_a_file_that_changed_or_went_is_noticed(images, tmp_path):
+    facts = {"job_id": "j", "index": 0, "spec": SPEC, "loras": (), "seed": 7, "seconds": 1}
+    saved = images.add(Image.new("RGB", (64, 96)), prompt="one", **facts)
+    assert [one.record.prompt for one in images.list(limit=None)] == ["one"]
+    images.add(Image.new("RGB", (64, 96)), prompt="two", **facts)
+    os.utime(saved.path, ns=(5, 5))
+    assert [one.record.prompt for one in images.list(limit=None)] == ["two"]
+    saved.path.unlink()
+    assert images.list() == ()
+
+
+def test_a_folder_that_is_not_there_yet_is_empty(tmp_path):
+    assert Images(images_dir=tmp_path / "none", trash_dir=tmp_path).list() == ()

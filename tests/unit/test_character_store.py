@@ -86,6 +86,22 @@ def test_the_same_pixels_are_kept_once(store):
     assert len(store.get("anna").images) == 1
 
 
+def test_any_change_makes_another_version(store):
+    versions = [store.version()]
+    create(store)
+    versions.append(store.version())
+    image = add(store)
+    versions.append(store.version())
+    store.set_captions("anna", lambda anna: {image.id: "at the sea"}, now=4)
+    versions.append(store.version())
+    store.update("anna", lambda anna: anna.model_copy(update={"notes": "new"}))
+    versions.append(store.version())
+    store.delete("anna", now=5)
+    versions.append(store.version())
+    assert len(set(versions[:-1])) == len(versions) - 1
+    assert versions[-1] == versions[0] != versions[-2]
+
+
 def test_a_trigger_belongs_to_one_character(store):
     create(store)
     with pytest.raises(Conflict, match=r"'NNXQ' belongs to 'anna' already; take another, such as"):

@@ -11,7 +11,7 @@ from isengard.domain.job import JobKind, Lane
 from isengard.domain.model import Family
 from isengard.errors import InvalidSpec, MissingWeights, NotFound
 from isengard.queue.sqlite import SqliteQueue
-from isengard.services.images import ImageService, read_payload
+from isengard.services.images import OFFER_AGE_S, ImageService, read_payload
 from isengard.settings import ASSETS, ROOT
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -213,3 +213,51 @@ def test_a_family_that_makes_no_images_here_is_refused_at_once(service_of):
         InvalidSpec, match=r"the families flux so far, and Stable Diffusion XL 1\.0 is of the family sdxl"
     ):
         service.submit(spec)
+
+
+def test_models_and_templates_are_those_that_make_images_here(service_of):
+    service = service_of([Family.FLUX])
+    assert [(card.name, ready) for card, ready in service.models()] == [
+        ("demo", True),
+        ("flux1-dev", False),
+        ("flux1-schnell", False),
+    ]
+    assert [template.name for template in service.templates()] == ["flux-dev-lora", "flux-schnell"]
+
+
+def test_the_prompt_as_sent_has_the_trigger_filled_in(service, add_lora):
+    add_lora()
+    spec = service.plan(overrides={"prompt": "at sea", "loras": [{"lora": "job1"}]})
+    assert service.prompt_as_sent(spec) == "ohwx woman, at sea"
+    assert service.model_for("job1") == "demo"
+    assert service.checkpoints("job1") == ()
+
+
+def test_each_image_is_known_with_the_characters_that_made_it(service, images, add_lora, tmp_path):
+    add_lora()
+
+    def made(job_id, *used):
+        spec = ImageSpec(base_model="demo", prompt="x", width=64, height=64)
+        picture = Image.new("RGB", (64, 64))
+        facts = {"spec": spec, "prompt": "x", "seed": 0, "seconds": 1}
+        return images.add(picture, job_id=job_id, index=0, loras=used, **facts)
+
+    of_mira = made("a", LocalLora(id="job1", name="job1", path=tmp_path))
+    of_gone = made("b", LocalLora(id="gone", name="Nova-step50", path=tmp_path))
+    plain = made("c")
+    assert {image.id: owners for image, owners in service.all_with_characters()} == {
+        of_mira.id: {"mira"},
+        of_gone.id: {"Nova"},
+        plain.id: set(),
+    }
+    assert service.image(plain.id) == plain
+
+
+def test_models_are_looked_up_again_after_a_moment(service, tmp_path):
+    now = [0.0]
+    service._clock = lambda: now[0]
+    assert service.models() is service.models()
+    service._weights = Weights(models_dir=tmp_path, assets_dir=tmp_path / "none", hub_cache=tmp_path)
+    assert any(ready for _, ready in service.models())
+    now[0] = OFFER_AGE_S + 1
+    assert not any(ready for _, ready in service.models())

@@ -1,0 +1,135 @@
+"""The characters tab: who there is, their pictures and captions."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from tabs import characters_view as view
+from tabs.characters_changes import Changes
+from tabs.characters_layout import Main, Side, lay_main, lay_side
+from tabs.characters_roster import Reader
+from tabs.common import PRIVATE, QUIET, Page, handled
+from tabs.frame import Tab
+
+#: Asks before a character goes into the trash; its answer decides which id the handler gets.
+ASK_DELETE = (
+    """(id) => confirm("Move this character to the trash? It can be restored from there.") ? id : "" """
+)
+
+
+def build(page: Page) -> Tab:
+    """Build the tab's content inside the open block."""
+    reader = Reader(page.app)
+    changes = Changes(page.app, reader)
+    selected = gr.Textbox("", visible=False, elem_id="characters-selected")
+    shown = gr.Textbox("", visible=False)
+    with gr.Row(equal_height=False, elem_id="characters"):
+        with gr.Column(scale=1, min_width=270, elem_classes=["card", "side"]):
+            side = lay_side(changes)
+        with gr.Column(scale=3, min_width=300):
+            main = lay_main(changes, selected)
+    outputs: list[Any] = [
+        *(selected, side.cards, main.head, main.train, main.body, main.drop, main.grid, *main.record, shown),
+        *(side.trash, side.fold, main.delete),
+    ]
+    tab = Tab(
+        refresh=partial(paint, page, reader),
+        inputs=[selected, shown],
+        outputs=outputs,
+        character=selected,
+        leads={"training": main.train},
+    )
+    again = {
+        "fn": partial(paint, page, reader, fresh=True),
+        "inputs": tab.inputs,
+        "outputs": tab.outputs,
+        **QUIET,
+    }
+
+    def pick(already_shown: str, event: gr.EventData) -> list[Any]:
+        return paint(page, reader, str(event.id), already_shown, fresh=True)
+
+    side.cards.pick(pick, shown, outputs, **QUIET)
+    side.trash.restored(pick, shown, outputs, **QUIET)
+    _make(changes, side, main, selected).then(**again)
+    main.drop.changed(**again, trigger_mode="always_last")
+    main.grid.changed(**again, trigger_mode="always_last")
+    for change in (*main.tools, *_change(changes, side, main, selected)):
+        change.then(**again)
+    return tab
+
+
+def _make(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> Any:
+    """Wire the form for a new character; the event after which there is one more."""
+    fields, suggested = side.fields, gr.Textbox("", visible=False)
+    side.new.click(lambda: gr.Column(visible=True), None, side.form, **QUIET)
+    main.head.new(lambda: gr.Column(visible=True), None, side.form, **QUIET)
+    side.cancel.click(lambda: gr.Column(visible=False), None, side.form, **QUIET)
+    fields.name.input(
+        changes.suggest,
+        [fields.name, fields.trigger, suggested],
+        [fields.trigger, suggested],
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    made = gr.on(
+        [side.create.click, fields.name.submit, fields.trigger.submit],
+        handled(changes.create),
+        [fields.name, fields.class_word, fields.trigger],
+        selected,
+        **PRIVATE,
+    )
+    emptied = [side.form, fields.name, fields.trigger, suggested, fields.warning]
+    return made.success(lambda: [gr.Column(visible=False), "", "", "", ""], None, emptied, **QUIET)
+
+
+def _change(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> list[Any]:
+    """Wire what changes or removes; the events after which something else is true."""
+    return [
+        main.save.click(handled(changes.edit), [selected, *main.record], None, **PRIVATE),
+        main.grid.remove(handled(_on_picture(changes.remove_image)), selected, None, **PRIVATE),
+        main.delete.click(handled(changes.delete), selected, None, js=ASK_DELETE, **PRIVATE),
+        side.trash.purge(handled(_on_entry(changes.purge)), None, None, **PRIVATE),
+    ]
+
+
+def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = False) -> list[Any]:
+    """The values of the tab's outputs. ``shown`` is the record in the fields: only another one replaces them."""
+    roster = reader.read(fresh=fresh)
+    character_id = view.present(roster, wanted)
+    head = view.heading(roster, character_id)
+    whole = bool(head) and not head.get("damaged")
+    deleted = view.trash(page.app)
+    record = [head.get(name, "") for name in ("name", "trigger", "class_word", "notes")]
+    signature = json.dumps([character_id, *record])
+    return [
+        character_id,
+        view.cards(page, roster, character_id),
+        head,
+        gr.Button(interactive=bool(head.get("ready")), visible=bool(head)),
+        gr.Column(visible=whole),
+        {"character": character_id if whole else ""},
+        view.grid(page, roster, character_id),
+        *([gr.skip()] * len(record) if signature == shown else record),
+        signature,
+        deleted,
+        gr.Accordion(visible=bool(deleted)),
+        gr.Button(visible=bool(head)),
+    ]
+
+
+def _on_picture(change: Callable[[str, str], None]) -> Callable[..., None]:
+    def on_picture(character_id: str, event: gr.EventData) -> None:
+        change(character_id, str(event.id))
+
+    return on_picture
+
+
+def _on_entry(change: Callable[[str], None]) -> Callable[..., None]:
+    def on_entry(event: gr.EventData) -> None:
+        change(str(event.id))
+
+    return on_entry

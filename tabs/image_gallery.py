@@ -1,0 +1,140 @@
+"""The gallery of the Image tab: what it shows, and all of it as one file."""
+
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from isengard.domain.generation import SavedImage
+from isengard.errors import InvalidSpec
+from isengard.files import disk_full_as_error
+from tabs.common import Page, duration
+from tabs.pictures import address
+
+#: Images that are shown at first, and more at each press of the button.
+PAGE = 36
+#: A choice of the filters; an empty text already means "without a character".
+ALL = "*"
+#: Bytes of a zip archive: writing more takes longer than a request may.
+MAX_ZIP = 4 * 1024**3
+
+Choices = list[tuple[str, str]]
+Found = Sequence[tuple[SavedImage, frozenset[str]]]
+
+
+def everything(page: Page) -> Found:
+    """All images with the characters that made them, newest first."""
+    return page.app.images.all_with_characters()
+
+
+def gallery(page: Page, found: Found, *, character: str, model: str, shown: int) -> dict[str, Any]:
+    """The newest ``shown`` images that fit the filters, and how many there are."""
+    fitting = fit(found, character=character, model=model)
+    return {
+        "items": items(page, fitting[:shown]),
+        "total": len(fitting),
+        "rest": max(0, len(fitting) - shown),
+        "filtered": (character, model) != (ALL, ALL),
+    }
+
+
+def fit(found: Found, *, character: str, model: str) -> list[SavedImage]:
+    """The images that fit the filters."""
+    return [
+        saved
+        for saved, owners in found
+        if model in (ALL, saved.record.spec.base_model)
+        and (character == ALL or character in owners or (not character and not owners))
+    ]
+
+
+def items(page: Page, found: Sequence[SavedImage]) -> list[dict[str, Any]]:
+    """Each image with everything there is to say about it."""
+    titles = _titles(page) if found else {}
+    return [_item(page, saved, titles) for saved in found]
+
+
+def _item(page: Page, saved: SavedImage, titles: Mapping[str, str]) -> dict[str, Any]:
+    record, spec = saved.record, saved.record.spec
+    made = datetime.fromtimestamp(record.created_at).astimezone()
+    return {
+        "id": saved.id,
+        "thumbnail": page.pictures.thumbnail(saved.path),
+        "whole": page.pictures.whole(saved.path),
+        "prompt": record.prompt,
+        "details": [
+            {"name": "Model", "value": titles.get(spec.base_model, spec.base_model)},
+            *(
+                {"name": "LoRA" if not place else "", "value": f"{used.name} at {used.strength:g}"}
+                for place, used in enumerate(record.loras)
+            ),
+            {"name": "Seed", "value": str(record.seed)},
+            {"name": "Size", "value": f"{spec.width} x {spec.height}"},
+            {"name": "Steps", "value": str(spec.num_inference_steps)},
+            {"name": "Guidance", "value": f"{spec.guidance_scale:g}"},
+            {
+                "name": "Took",
+                "value": duration(record.seconds) if record.seconds >= 10 else f"{record.seconds:.1f} s",
+            },
+            {"name": "Made", "value": f"{made:%d %b %Y, %H:%M}"},
+        ],
+    }
+
+
+def filters(page: Page, found: Found) -> dict[str, Choices]:
+    """The characters and models that have images."""
+    names = {character.id: character.name for character in page.app.characters.list()}
+    names |= {lora.character: lora.name for lora in page.app.images.loras() if lora.character not in names}
+    owners = {owner for _, all_owners in found for owner in all_owners}
+    characters = sorted(
+        ((names.get(owner, owner), owner) for owner in owners), key=lambda each: each[0].lower()
+    )
+    plain = [("Without a character", "")] if any(not all_owners for _, all_owners in found) else []
+    titles = _titles(page)
+    models = sorted({saved.record.spec.base_model for saved, _ in found})
+    return {
+        "characters": [("All characters", ALL), *characters, *plain],
+        "models": [("All models", ALL), *((titles.get(model, model), model) for model in models)],
+    }
+
+
+def archive(page: Page, *, character: str, model: str) -> str:
+    """Write the images that fit the filters into a zip file; its address. Raises: InvalidSpec, DiskFull."""
+    files = [saved.path for saved in fit(everything(page), character=character, model=model)]
+    if not files:
+        raise InvalidSpec("there is no image to download")
+    if (size := sum(_size(path) for path in files)) > MAX_ZIP:
+        raise InvalidSpec(
+            f"these {len(files)} images take {size / 1024**3:.1f} GB, and a zip may hold {MAX_ZIP // 1024**3} GB;"
+            " choose a character or a model first"
+        )
+    folder = Path(page.pictures.served[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("isengard-images-*.zip"):
+        old.unlink(missing_ok=True)
+    target = folder / f"isengard-images-{time.strftime('%Y%m%d-%H%M%S')}.zip"
+    _write(target, files)
+    return address(target)
+
+
+def _write(target: Path, files: Sequence[Path]) -> None:
+    """Pictures are compressed already, so they are only stored."""
+    with disk_full_as_error(target), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+        for path in files:
+            try:
+                packed.write(path, path.name)
+            except FileNotFoundError:  # deleted in the meantime
+                continue
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _titles(page: Page) -> dict[str, str]:
+    return {card.name: card.title for card, _ in page.app.images.models()}

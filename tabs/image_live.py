@@ -1,0 +1,204 @@
+"""The generation that is under way or was the last: what the page shows of it, and waiting for its end."""
+
+import asyncio
+import base64
+import html
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import gradio as gr
+
+from isengard.domain.generation import ImageSpec
+from isengard.domain.job import Job, JobKind, JobStatus, Phase
+from isengard.errors import Conflict, InvalidSpec, IsengardError
+from isengard.services.images import read_payload
+from isengard.services.jobs import JobService
+from tabs.common import Page, duration
+from tabs.image_gallery import items
+
+#: A handler answers after this time at the latest; the page goes on by itself.
+PATIENCE_S = 50.0
+LOOK_EVERY_S = 0.3
+RECENT = 100
+
+
+class Tell(Protocol):
+    """What `gr.Progress` can be called with."""
+
+    def __call__(self, progress: Any, *, desc: str | None = None, unit: str = "steps") -> Any: ...
+
+
+async def attach(
+    jobs: JobService,
+    job_id: str,
+    tell: Tell,
+    *,
+    leaving: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Any] = asyncio.sleep,
+) -> Job:
+    """Tell how the job gets on until it has ended, the page goes away, or the patience is over."""
+    until = clock() + PATIENCE_S
+    while True:
+        job = await asyncio.to_thread(jobs.get, job_id)
+        if job.status.ended or leaving() or clock() >= until:
+            return job
+        done = _steps(job)
+        tell(done if done[1] else (0, None), desc=headline(job))
+        await sleep(LOOK_EVERY_S)
+
+
+def say_how_it_ended(job: Job) -> None:
+    """A toast, for a person who looks elsewhere on the page."""
+    if job.status is JobStatus.FAILED and job.error:
+        gr.Warning(html.escape(job.error.message), title="No image was made")
+    elif not job.status.ended:
+        gr.Info("The generation goes on; this page keeps showing it.", title="Still at work")
+
+
+def cancel(page: Page, job_id: str) -> Job | None:
+    """End a generation; None when it has ended already. Raises: NotFound, InvalidSpec for a job of another kind."""
+    if page.app.jobs.get(job_id).kind is not JobKind.GENERATE_IMAGES:
+        raise InvalidSpec(f"job {job_id!r} is no generation; trainings are cancelled on their own tab")
+    try:
+        return page.app.jobs.cancel(job_id)
+    except Conflict:
+        return None
+
+
+def stage(page: Page) -> dict[str, Any]:
+    """The generation that runs, else the one that waits first, else the last one; with its images."""
+    generations = page.app.jobs.jobs(kinds=(JobKind.GENERATE_IMAGES,), limit=RECENT)
+    if not generations:
+        return {"state": "empty"}
+    job = generations[0]
+    try:
+        spec, prompt = read_payload(job)
+    except IsengardError as error:
+        return {"state": "failed", "headline": "No image was made", "detail": str(error)}
+    active = not job.status.ended
+    made = items(page, page.app.images.of_job(job.id))
+    return {
+        "state": "active" if active else str(job.status),
+        "job": job.id,
+        "headline": headline(job),
+        "detail": job.error.message if job.error else prompt,
+        "note": training_note(page, job) if active else "",
+        "items": made,
+        "none": "" if active or made else _why_none(job),
+        "waiting": [_waiting(each) for each in generations[1:] if each.status is JobStatus.QUEUED],
+        "ratio": f"{spec.width} / {spec.height}",
+        "active": active,
+        "stopping": job.stop is not None,
+        **_moving(page, job, spec),
+    }
+
+
+def watcher(page: Page) -> Callable[..., dict[str, Any]]:
+    """Return the function that the stage's script calls while a generation runs."""
+
+    def watch(_: Any = None) -> dict[str, Any]:
+        jobs = page.app.jobs.jobs(kinds=(JobKind.GENERATE_IMAGES,), statuses=(JobStatus.RUNNING,), limit=1)
+        if not jobs:
+            return {"job": ""}
+        spec, _prompt = read_payload(jobs[0])
+        return {"job": jobs[0].id, "headline": headline(jobs[0]), **_moving(page, jobs[0], spec)}
+
+    return watch
+
+
+def still(shown: dict[str, Any]) -> dict[str, Any]:
+    """What of the stage makes it worth painting anew; the rest moves by the stage's own script."""
+    moving = {"headline", "percent", "steps", "preview"} if shown.get("active") else set()
+    return {name: value for name, value in shown.items() if name not in moving}
+
+
+def headline(job: Job) -> str:
+    """A job's state in a few words."""
+    words = {
+        JobStatus.QUEUED: "Waiting for its turn",
+        JobStatus.PAUSED: "Paused",
+        JobStatus.SUCCEEDED: "Result",
+        JobStatus.FAILED: "No image was made",
+        JobStatus.CANCELLED: "Cancelled",
+    }
+    if job.status in words:
+        return words[job.status]
+    if job.stop is not None:
+        return "Stopping after this step"
+    progress = job.progress
+    if progress is None or progress.phase is Phase.LOADING:
+        return "Loading the model"
+    return f"Painting {progress.message}".strip()
+
+
+def training_note(page: Page, job: Job) -> str:
+    """What this generation means for a training on the same device."""
+    trainings = page.app.jobs.jobs(
+        kinds=(JobKind.TRAIN_LORA,), statuses=(JobStatus.RUNNING, JobStatus.QUEUED), limit=RECENT
+    )
+    running = next((each for each in trainings if each.status is JobStatus.RUNNING), None)
+    saved = next((each for each in trainings if _has_yielded(each)), None)
+    if running is not None and job.status is JobStatus.QUEUED:
+        return f"{_training(running)} saves its state and lets this image go first; it goes on by itself."
+    if saved is not None and running is None:
+        return f"{_training(saved)} is saved and waits; it goes on by itself."
+    return ""
+
+
+def _has_yielded(training: Job) -> bool:
+    return training.status is JobStatus.QUEUED and training.started_at is not None
+
+
+def _training(job: Job) -> str:
+    return f"The training of {job.payload.get('name') or 'a character'}"
+
+
+def _steps(job: Job) -> tuple[int, int]:
+    progress = job.progress
+    painting = progress is not None and progress.phase is Phase.GENERATING
+    return (progress.step, progress.total) if progress and painting else (0, 0)
+
+
+def _moving(page: Page, job: Job, spec: ImageSpec) -> dict[str, Any]:
+    done, total = _steps(job) if not job.status.ended else (0, 0)
+    parts = [f"step {done} of {total}"] if total else []
+    if job.progress is not None and job.progress.eta_s is not None and job.status is JobStatus.RUNNING:
+        parts.append(f"{duration(job.progress.eta_s)} left")
+    return {
+        "percent": 100 * done // total if total else 0,
+        "steps": " · ".join(parts),
+        "preview": _preview(page, job),
+        "ratio": f"{spec.width} / {spec.height}",
+    }
+
+
+def _preview(page: Page, job: Job) -> str:
+    """The newest preview as a data address: it changes every half second, so no copy of it is kept."""
+    if job.progress is None or job.progress.preview is None or job.status is not JobStatus.RUNNING:
+        return ""
+    try:
+        content = (page.app.jobs.run_dir(job.id) / job.progress.preview).read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _why_none(job: Job) -> str:
+    words = {
+        JobStatus.SUCCEEDED: "Its images were deleted.",
+        JobStatus.CANCELLED: "It was cancelled before an image was finished.",
+    }
+    return words.get(job.status, "")
+
+
+def _waiting(job: Job) -> dict[str, Any]:
+    return {"id": job.id, "prompt": str(job.payload.get("prompt", ""))}
+
+
+def newest_seed(images: Sequence[Any]) -> str:
+    """The seed of the last image. Raises: InvalidSpec when there is none."""
+    if not images:
+        raise InvalidSpec("there is no image yet whose seed could be used again")
+    return str(images[0].record.seed)

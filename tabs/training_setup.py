@@ -1,0 +1,202 @@
+"""What the left side of the training tab shows: choices, settings, and what is known before the start."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from isengard.domain.training import TrainingSpec
+from isengard.errors import IsengardError
+from isengard.services.estimate import Estimate, Estimator, Measured
+from tabs import training_fields
+from tabs.common import Page, duration
+
+#: The preset the others are compared with.
+COMPARED = "balanced"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The three choices; empty where nothing is chosen."""
+
+    character: str
+    model: str
+    preset: str
+
+
+class Setup:
+    """Answers from memory as long as the files and jobs it was made from have not changed."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._estimator = Estimator(jobs=page.app.jobs, data_dir=page.app.settings.data_dir)
+        self._catalog = lru_cache(maxsize=2)(self._read_catalog)
+        self._view = lru_cache(maxsize=64)(self._make_view)
+
+    def titles(self) -> dict[str, str]:
+        """The models' titles by name."""
+        return {name: title for title, name in self._known()["all_models"]}
+
+    def choices(self) -> dict[str, Any]:
+        """What can be chosen, each as (label, value)."""
+        characters = [(character.name, character.id) for character in self._page.app.characters.list()]
+        return {**self._known(), "characters": characters}
+
+    def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
+        """The form's values and the estimate; ``jobs``: what has to change for the estimate to be made anew."""
+        if problem := self._known()["problem"]:
+            return _nothing(problem)
+        room = self._estimator.free_bytes() // 50_000_000
+        stamp = (self._files(), self._of_character(choice.character), jobs, room)
+        made: dict[str, Any] = self._view(choice, json.dumps(overrides, sort_keys=True), stamp)
+        if not made["planned"]:
+            return made
+        problems = [*self._problems(choice), *made["estimate"]["problems"]]
+        return {**made, "estimate": {**made["estimate"], "problems": problems}}
+
+    def _known(self) -> dict[str, Any]:
+        """The catalog; empty, with the reason, when a file of it is wrong."""
+        try:
+            catalog: dict[str, Any] = self._catalog(self._files())
+        except IsengardError as error:
+            return {
+                "models": [],
+                "all_models": [],
+                "presets": [],
+                "about": {},
+                "cards": {},
+                "problem": str(error),
+            }
+        return catalog
+
+    def _files(self) -> tuple[Any, ...]:
+        folder = self._page.app.settings.configs_dir
+        files = [folder / "models.yaml", *sorted((folder / "training").glob("*.yaml"))]
+        return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
+
+    def _of_character(self, character_id: str) -> Any:
+        try:
+            return self._page.app.characters.get(character_id) if character_id else None
+        except IsengardError as error:
+            return str(error)
+
+    def _read_catalog(self, _: tuple[Any, ...]) -> dict[str, Any]:
+        app = self._page.app
+        cards, presets = app.catalog.models(), app.catalog.presets()
+        return {
+            "models": [(card.title, card.name) for card in cards if card.trains],
+            "all_models": [(card.title, card.name) for card in cards],
+            "presets": [(preset.title, preset.name) for preset in presets],
+            "about": {preset.name: preset.description for preset in presets},
+            "cards": {card.name: card for card in cards},
+            "problem": "",
+        }
+
+    def _make_view(self, choice: Choice, overrides: str, _: Any) -> dict[str, Any]:
+        if not choice.character:
+            problem = "There is no character yet. Make one on the Characters tab: a name and some photos."
+            return _nothing(problem if not self._page.app.characters.list() else "Choose a character.")
+        given: dict[str, Any] = json.loads(overrides)
+        try:
+            card = self._page.app.catalog.model(choice.model)
+            base = training_fields.values(self._plan(choice, {}))
+            form = {
+                "base": base,
+                "compared": self._compared(choice, base),
+                "compared_with": self._compared_title(),
+            }
+        except IsengardError as error:
+            return _nothing(str(error))
+        try:
+            spec = self._plan(choice, given)
+        except IsengardError as error:
+            return {"planned": False, "form": form, "estimate": {"figures": [], "problems": [str(error)]}}
+        return {
+            "planned": True,
+            "form": form,
+            "estimate": estimate_view(self._estimator.estimate(spec, card)),
+        }
+
+    def _plan(self, choice: Choice, overrides: dict[str, Any]) -> TrainingSpec:
+        return self._page.app.training.plan(
+            character_id=choice.character, base_model=choice.model, preset=choice.preset, overrides=overrides
+        )
+
+    def _compared(self, choice: Choice, base: dict[str, Any]) -> dict[str, Any]:
+        """The fields that are not as in the preset everything is compared with, as they are there."""
+        known = [name for _, name in self._known()["presets"]]
+        if choice.preset == COMPARED or COMPARED not in known:
+            return {}
+        other = self._plan(Choice(choice.character, choice.model, COMPARED), {})
+        return training_fields.differing(base, training_fields.values(other))
+
+    def _compared_title(self) -> str:
+        titles = {name: str(title) for title, name in self._known()["presets"]}
+        return titles.get(COMPARED, "")
+
+    def _problems(self, choice: Choice) -> list[str]:
+        """What would stop the start, in the services' own words."""
+        app = self._page.app
+        found = []
+        card = self._known()["cards"][choice.model]
+        readiness = app.characters.readiness(choice.character)
+        if not readiness.ready:
+            found.append(f"The character is not ready: {readiness.reason}")
+        presence = app.weights.status(card)
+        if not presence.ready:
+            found.append(app.weights.advice(card, presence))
+        return found
+
+
+def _nothing(problem: str) -> dict[str, Any]:
+    return {
+        "planned": False,
+        "form": {"base": {}, "compared": {}, "compared_with": ""},
+        "estimate": {"figures": [], "problems": [problem]},
+    }
+
+
+def estimate_view(estimate: Estimate) -> dict[str, Any]:
+    """The three figures, each with where it comes from, and what stands in the way."""
+    card_words = "the model card's figure, not measured here"
+    problems = []
+    if estimate.lacks_disk and estimate.disk_bytes:
+        problems.append(
+            f"Too little disk: the checkpoints need about {size(estimate.disk_bytes.value)}, and"
+            f" {size(estimate.free_bytes)} are free. Free some space, or keep fewer checkpoints (Advanced)."
+        )
+    memory = estimate.memory_gb
+    return {
+        "figures": [
+            _figure("Time", estimate.seconds, duration, "not measured yet", "nothing like it was trained here yet"),
+            {
+                "label": "Memory",
+                "value": f"{memory.value if memory else estimate.card_memory_gb:.1f} GB",
+                "origin": f"measured: {memory.origin}" if memory else card_words,
+            },
+            _figure(
+                "Disk", estimate.disk_bytes, size, "not measured yet",
+                f"known after the first checkpoint; {size(estimate.free_bytes)} free",
+            ),
+        ],
+        "problems": problems,
+    }  # fmt: skip
+
+
+def _figure(
+    label: str, measured: Measured | None, words: Callable[[float], str], unknown: str, why: str
+) -> dict[str, str]:
+    if measured is None:
+        return {"label": label, "value": unknown, "origin": why}
+    how = "measured" if measured.exact else "scaled"
+    return {
+        "label": label,
+        "value": f"about {words(measured.value)}",
+        "origin": f"{how} from {measured.origin}",
+    }
+
+
+def size(count: float) -> str:
+    """``25 MB``, ``1.4 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.1f} MB"

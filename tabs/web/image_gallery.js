@@ -1,0 +1,28 @@
+// Everything that was made, newest first.
+find(".gallery").setAttribute("aria-label", say("gallery"));
+
+function paint() {
+  const { items, total, filtered, rest } = { items: [], ...props.value };
+  if (!items.length) {
+    find(".gallery").replaceChildren(make("p", { class: "empty" }, say(filtered ? "gallery.unfit" : "gallery.empty")));
+    return;
+  }
+  const thumbs = items.map((item, index) =>
+    make("button", { type: "button", class: "thumb", "data-index": index, "data-id": item.id, title: item.prompt, "aria-label": say("enlarge", item.prompt) },
+      make("img", { src: item.thumbnail, alt: "", loading: "lazy" })));
+  const shown = [make("p", { class: "count" }, say(filtered ? "gallery.fit" : "gallery.all", total)), make("div", { class: "grid" }, ...thumbs)];
+  if (rest) shown.push(make("button", { type: "button", class: "more" }, say("gallery.more", rest)));
+  find(".gallery").replaceChildren(...shown);
+}
+
+element.addEventListener("click", (event) => {
+  const thumb = event.target.closest(".thumb");
+  if (thumb) {
+    const detail = { items: props.value.items, index: Number(thumb.dataset.index) };
+    window.dispatchEvent(new CustomEvent("isengard:image", { detail }));
+  } else if (event.target.closest(".more")) {
+    trigger("more", {});
+  }
+});
+paint();
+watch("value", paint);

@@ -3,6 +3,7 @@
 import functools
 import html
 import inspect
+import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -67,8 +68,21 @@ def widget(name: str, value: Any = None, **options: Any) -> gr.HTML:
 
 def spoken(section: str, name: str, value: Any = None, **options: Any) -> gr.HTML:
     """A `widget` whose script begins with ``web/dom.js`` and knows the tab's words: its content is made by that script."""
-    made = widget(name, value, section=section, words=words(section), apply_default_css=False, **options)
-    made.js_on_load = (WEB / "dom.js").read_text(encoding="utf-8") + (made.js_on_load or "")
+    return scripted(section, "dom", name, value, **options)
+
+
+def scripted(section: str, beginning: str, name: str, value: Any = None, **options: Any) -> gr.HTML:
+    """A `widget` whose script begins with another, and with the words of a tab as ``WORDS``.
+
+    They are part of the script, as Gradio forgets the properties of a component that is changed while it is hidden.
+    """
+    made = widget(name, value, apply_default_css=False, **options)
+    shared = (WEB / f"{beginning}.js").read_text(encoding="utf-8")
+    said = {
+        language: {key.removeprefix(f"{section}.say."): text for key, text in each.items()}
+        for language, each in words(section).items()
+    }
+    made.js_on_load = f"const WORDS = {json.dumps(said)};\n{shared}{made.js_on_load or ''}"
     return made
 
 

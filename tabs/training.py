@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from tabs import training_fields
-from tabs.common import PRIVATE, QUIET, WEB, Page, handled, t, widget, words
+from tabs.common import PRIVATE, QUIET, Page, handled, scripted, t
 from tabs.frame import Tab
 from tabs.training_actions import Actions
 from tabs.training_setup import Choice
@@ -51,8 +51,7 @@ HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
 def _layout(page: Page) -> dict[str, Any]:
-    said = words("training")
-    own = functools.partial(_own, said=said)
+    own = functools.partial(scripted, "training", "training_dom")
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=330):
@@ -95,13 +94,6 @@ def _layout(page: Page) -> dict[str, Any]:
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
     return parts
-
-
-def _own(name: str, value: Any, *, said: dict[str, dict[str, str]], **options: Any) -> gr.HTML:
-    """A widget whose script begins with what all scripts of this tab share."""
-    made = widget(name, value, words=said, apply_default_css=False, **options)
-    made.js_on_load = (WEB / "training_dom.js").read_text(encoding="utf-8") + (made.js_on_load or "")
-    return made
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:

@@ -12,9 +12,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 // The words of the browser's language; "{0}" stands for the first further argument.
-const language = navigator.languages.map((each) => each.slice(0, 2)).find((each) => each in props.words) || "en";
+const language = navigator.languages.map((each) => each.slice(0, 2)).find((each) => each in WORDS) || "en";
 function say(key, ...given) {
-  const name = `${props.section}.say.${key}`;
-  const text = props.words[language][name] || props.words.en[name] || key;
+  const text = WORDS[language][key] || WORDS.en[key] || key;
   return given.reduce((said, value, place) => said.replaceAll(`{${place}}`, () => value), text);
 }

@@ -8,9 +8,9 @@ function make(tag, options, parent) {
 }
 
 // The words of the browser's language; "{0}" stands for the first further argument.
-const language = navigator.languages.map((each) => each.slice(0, 2)).find((each) => each in props.words) || "en";
+const language = navigator.languages.map((each) => each.slice(0, 2)).find((each) => each in WORDS) || "en";
 function say(key, ...given) {
-  const text = props.words[language]["training.say." + key] || props.words.en["training.say." + key] || key;
+  const text = WORDS[language][key] || WORDS.en[key] || key;
   return given.reduce((said, value, place) => said.replaceAll("{" + place + "}", () => value), text);
 }
 

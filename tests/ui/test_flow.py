@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 from isengard.settings import ASSETS, ROOT
 from scripts.demo_model.draw import draw, random_look, random_person
@@ -58,7 +58,7 @@ def camera(tmp_path):
 
 
 @contextmanager
-def opened(chromium, page):
+def opened(chromium, page, camera):
     """A browser on the page; nothing may go wrong in its console."""
     view = chromium.new_page(viewport=DESK)
     problems = []
@@ -67,7 +67,11 @@ def opened(chromium, page):
     view.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
     view.goto(page.url)
-    yield view
+    try:
+        yield view
+    except (AssertionError, Error):
+        view.screenshot(path=camera.folder / "failure.png")
+        raise
     assert problems == []
 
 
@@ -81,8 +85,8 @@ def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, t
     examples = [about.parent.name for about in ASSETS.glob("characters/*/about.yaml")]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "examples.json").write_text(json.dumps(examples))
-    with run_page("--worker", "none", "--device", "cpu") as page, opened(chromium, page) as view:
-        expect(view.locator("#characters-cards")).to_contain_text("Create your first character")
+    with run_page("--worker", "none", "--device", "cpu") as page, opened(chromium, page, camera) as view:
+        expect(view.get_by_role("heading", name="Create your first character")).to_be_visible()
         camera.shoot(view, "characters-empty")
         tab(view, "Training")
         expect(view.locator("#training-live")).to_contain_text("No training yet")
@@ -101,7 +105,7 @@ def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, t
 def test_from_photos_to_images(run_page, chromium, camera, photos):
     with (
         run_page("--worker", "process", "--device", "cpu") as page,
-        opened(chromium, page) as view,
+        opened(chromium, page, camera) as view,
     ):
         make_character(view, photos)
         camera.shoot(view, "characters-filled")

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Error, expect, sync_playwright
 
-from isengard.settings import ASSETS, ROOT
+from isengard.domain.job import JobError, JobStatus, Phase, Progress
+from isengard.services.examples import example
+from isengard.settings import ASSETS, ROOT, Settings
+from isengard.wiring import build
 from scripts.demo_model.draw import draw, random_look, random_person
 from tests.ui.camera import DESK, Camera
 
@@ -114,7 +117,6 @@ def test_from_photos_to_images(run_page, chromium, camera, photos):
         camera.shoot(view, "training-running")
         generate_meanwhile(view, camera)
         generate_with_the_lora(view, camera)
-        fail(view, camera)
     assert camera.problems == []
 
 
@@ -205,9 +207,35 @@ def generate_with_the_lora(view, camera):
     expect(box(view, "image-prompt")).to_have_value(re.compile("laughing in a forest"))
 
 
-def fail(view, camera):
-    """A learning rate that no LoRA survives: the failure is told in words, with a button that mends it."""
-    tab(view, "Training")
-    set_up(view, learning_rate=10, steps=20)
-    expect(view.locator("#training-live .error")).to_be_visible()
-    camera.shoot(view, "training-failed")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_failure_is_told_in_words_with_buttons_that_mend_it(run_page, chromium, camera, tmp_path):
+    app = build(Settings(data_dir=tmp_path / "data", device="cpu"))
+    nova = example(app.characters, ASSETS / "characters" / "nova")
+    training = app.training.submit(character_id=nova.id, base_model="demo", preset="quick", overrides={})
+    image = app.images.submit(app.images.plan(overrides={"prompt": "at sea", "base_model": "demo"}))
+    for words in (
+        "batch 8 at 128 px needs more than the free 3 GB",
+        "the pipeline needs more than the free 3 GB",
+    ):
+        claimed = app.queue.claim("by hand", lease_s=60)
+        app.queue.heartbeat(
+            claimed, lease_s=60, progress=Progress(phase=Phase.TRAINING, step=30, total=240, loss=0.5)
+        )
+        app.queue.fail(claimed, JobError(code="out_of_memory", message=f"out of memory: {words}"))
+    with (
+        run_page("--worker", "none", "--device", "cpu") as page,
+        opened(chromium, page, camera) as view,
+    ):
+        tab(view, "Training")
+        expect(view.locator("#training-live .error")).to_contain_text("out of memory")
+        camera.shoot(view, "training-failed")
+        tab(view, "Image")
+        expect(view.locator("#image-stage .is-failed .detail")).to_contain_text("out of memory")
+        camera.shoot(view, "image-failed")
+        tab(view, "Training")
+        view.get_by_role("button", name="Retry with batch size 4").click()
+        expect(view.locator("#training-live .badge")).not_to_contain_text("Failed")
+    assert app.jobs.get(image.id).status is JobStatus.FAILED
+    assert app.jobs.get(training.id).payload["spec"]["batch_size"] == 4
+    assert camera.problems == []

@@ -26,6 +26,7 @@ class Camera:
             view.emulate_media(color_scheme=scheme)
             for device, size in (("phone", PHONE), ("desk", DESK)):
                 view.set_viewport_size(size)
+                view.evaluate("window.scrollTo(0, 0)")
                 view.wait_for_timeout(300)
                 view.screenshot(
                     path=self.folder / f"{name}-{device}-{scheme}.png", full_page=device == "phone"

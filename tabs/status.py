@@ -1,6 +1,7 @@
 """The state of everything, as the header shows it: one small answer that each open page asks for again and again."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,11 +19,31 @@ PHASES: Mapping[Phase, str] = {
     Phase.VERIFYING: "checking the LoRA",
     Phase.GENERATING: "generating",
 }
+#: How often all open pages together ask, at most: more would take from a training on the same processor.
+QUESTIONS_PER_S = 8.0
+#: Seconds between a page's questions while a job runs, and while none does, when few pages are open.
+WHILE_RUNNING_S, WHILE_IDLE_S = 1.2, 4.0
 ACTIVE = (JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.PAUSED)
+
+
+class Turns:
+    """Gives each page the moment of its next question, one after the other, so that many pages ask less often each."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock, self._free_at = clock, threading.Lock(), 0.0
+
+    def wait(self, least_s: float) -> float:
+        """Seconds until the caller's next turn, at least ``least_s``."""
+        with self._lock:
+            now = self._clock()
+            turn = max(self._free_at, now + least_s)
+            self._free_at = turn + 1 / QUESTIONS_PER_S
+            return turn - now
 
 
 def looker(page: Page) -> Callable[..., dict[str, Any]]:
     """Return the function that the header's script calls by its name."""
+    turns = Turns()
 
     def look(_: Any = None) -> dict[str, Any]:
         machine = page.machine.state()
@@ -37,6 +58,7 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "training": None
             if running is None or running.kind is not JobKind.TRAIN_LORA
             else figures(running),
+            "again_s": turns.wait(WHILE_RUNNING_S if running else WHILE_IDLE_S),
             "key": json.dumps([page.app.characters.version(), *(_changes(job) for job in jobs[:12])]),
         }
 

@@ -1,12 +1,13 @@
 // The one poller of the page: it reads the state, paints the header, and tells the rest through a window event.
-// "refresh" is triggered when something changed, and now and then while a job runs.
+// "refresh" is triggered when something changed, and now and then while a job runs. The server says when to ask again.
+const SLOWER = 3.5; // times the pause between two questions
 const find = (selector) => element.querySelector(selector);
 let lastKey = null;
 let refreshedAt = 0;
 
 async function look() {
   if (!element.isConnected) return;
-  let wait = 1500;
+  let wait = 1.5;
   if (!document.hidden) {
     try {
       const state = await server.look({});
@@ -16,18 +17,18 @@ async function look() {
       window.dispatchEvent(new CustomEvent("isengard", { detail: state }));
       const now = Date.now();
       const runs = state.job !== null;
-      if (lastKey !== null && (state.key !== lastKey || (runs && now - refreshedAt > 4000))) {
+      if (lastKey !== null && (state.key !== lastKey || (runs && now - refreshedAt > SLOWER * 1000 * state.again_s))) {
         refreshedAt = now;
         trigger("refresh", {});
       }
       lastKey = state.key;
-      wait = runs ? 1200 : 4000;
+      wait = state.again_s;
     } catch (error) {
       find(".status").classList.add("stale");
-      wait = 4000;
+      wait = 4;
     }
   }
-  setTimeout(look, wait);
+  setTimeout(look, 1000 * wait);
 }
 
 function paint(state) {

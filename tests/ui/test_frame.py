@@ -201,6 +201,17 @@ def test_durations_in_words(seconds, text):
     assert duration(seconds) == text
 
 
+def test_few_pages_ask_often_and_many_take_turns():
+    now = [100.0]
+    turns = status.Turns(clock=lambda: now[0])
+    assert turns.wait(1.2) == pytest.approx(1.2)
+    now[0] = 101.2
+    assert turns.wait(1.2) == pytest.approx(1.2)
+    waits = [turns.wait(1.2) for _ in range(40)]
+    assert waits == sorted(waits)
+    assert waits[-1] == pytest.approx(1.2 + 40 / status.QUESTIONS_PER_S)
+
+
 def test_the_machine_is_asked_seldom():
     now = [0.0]
     machine = Machine(device="cpu", clock=lambda: now[0])

@@ -132,7 +132,6 @@ def test_a_real_training_and_its_image_without_a_browser_and_a_page_that_ends_in
     with run_page("--worker", "process", "--device", "cpu") as page:
         client = Client(page.url, verbose=False)
         again = follow(client, long, lambda job: (job["progress"] or {}).get("phase") == "training")
-        assert again["attempt"] == 2
         assert again["progress"]["step"] >= seen["progress"]["step"]
         assert client.predict(long, api_name="/cancel_job")["status"] in ("running", "cancelled")
 

@@ -32,7 +32,7 @@ ENCODER = ASSETS / "figure-encoder.safetensors"
 RESTORED = 8000
 GUIDANCE = 3.0
 PEOPLE = 12_000
-STAGES = ("autoencoder", "judge", "identity", "transformer", "guidance")
+STAGES = ("autoencoder", "judge", "identity", "transformer", "finish", "guidance")
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Build = Annotated[Path, typer.Option("--build", help="Where the data, states and results are kept.")]
@@ -82,7 +82,7 @@ class Workshop:
         )
 
     def identity(self, model: vae.AutoencoderKL) -> FigureEncoder:
-        recipe = judge.Recipe(steps=self.steps(1000))
+        recipe = judge.Recipe(steps=self.steps(700))
         return judge.train_identity(
             self.drawings, self.restored(model), self.build / "identity", recipe, self.device
         )
@@ -90,10 +90,14 @@ class Workshop:
     def painter(self, model: vae.AutoencoderKL) -> flux.Painter:
         default = flux.Recipe()
         recipe = replace(
-            default, steps=self.steps(default.steps), distill_steps=self.steps(default.distill_steps)
+            default,
+            steps=self.steps(default.steps),
+            finish_steps=self.steps(default.finish_steps),
+            distill_steps=self.steps(default.distill_steps),
         )
         batches = flux.Batches(self.drawings, self.latents(model), recipe.batch, self.device)
         painter = flux.train(batches, self.build / "transformer", recipe, self.device)
+        painter = flux.finish(painter, batches, self.build / "finish", recipe, self.device)
         return flux.distill(painter, batches, self.build / "guidance", recipe, self.device)
 
     @property

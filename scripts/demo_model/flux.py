@@ -2,9 +2,10 @@
 
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from scripts.demo_model.words import CLIP_LENGTH, T5_LENGTH, caption, clip_token
 SIDE = 8
 GUIDANCE = (1.0, 5.0)
 COMPILE_STEPS = 200
+#: As in the schedules of SD3 and FLUX: 2 puts the middle of the times at two thirds.
+NOISE_SHIFT = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Recipe:
     cooldown: float = 0.25
     """Share of the steps, at the end, in which the learning rate falls to zero."""
     ema_decay: float = 0.998
-    distill_steps: int = 450
+    finish_steps: int = 700
+    """After ``steps``, with more noise: what the first denoising steps decide, such as the background, is learned here."""
+    finish_lr: float = 0.5
+    """Of the rates above."""
+    distill_steps: int = 300
     distill_lr: float = 5e-4
 
 
@@ -155,15 +162,20 @@ class Batches:
         """``latents`` are scaled already: mean 0, deviation 1."""
         self._drawings, self._latents, self._size, self._device = drawings, latents, size, device
 
-    def __call__(self, step: int, seed: int) -> Batch:
+    def __call__(self, step: int, seed: int, *, noisier: bool = False) -> Batch:
+        """``noisier``: times are spread evenly and then shifted towards 1; else logit-normal, seldom near 0 or 1."""
         indices, generator = batch_of(step, seed, len(self._drawings), self._size)
         clean = pack(self._latents[indices].float()).to(self._device)
         noise = torch.randn(clean.shape, generator=generator).to(self._device)
-        time = torch.sigmoid(torch.randn(len(indices), generator=generator)).to(self._device)
+        if noisier:
+            time = torch.rand(len(indices), generator=generator)
+            time = NOISE_SHIFT * time / (1 + (NOISE_SHIFT - 1) * time)
+        else:
+            time = torch.sigmoid(torch.randn(len(indices), generator=generator))
         rng = random.Random(seed * 10_000_000 + step)  # noqa: S311  # not for secrets
         portraits = [self._drawings.portraits[index] for index in indices.tolist()]
         captions = [caption(each.person, each.look, rng) for each in portraits]
-        return Batch(clean, noise, time, captions, generator)
+        return Batch(clean, noise, time.to(self._device), captions, generator)
 
 
 class Optimizers:
@@ -201,24 +213,48 @@ def train(batches: Batches, folder: Path, recipe: Recipe, device: torch.device) 
     """Return the averaged model, trained at guidance 1."""
     torch.manual_seed(0)
     painter = Painter().to(device)
-    optimizers, ema = Optimizers(painter, recipe), Ema(painter, recipe.ema_decay)
+    steps = partial(_trapezoid, recipe=recipe)
+    draw = partial(batches, seed=2)
+    return _fit("transformer", painter, draw, steps, folder, recipe.steps, recipe, device)
+
+
+def finish(painter: Painter, batches: Batches, folder: Path, recipe: Recipe, device: torch.device) -> Painter:
+    """Go on with noisier pictures, the rate falling to zero; return the averaged model."""
+
+    def rate(number: int) -> float:
+        return recipe.finish_lr * min(1.0, (number + 1) / 50) * (1 - number / recipe.finish_steps)
+
+    draw = partial(batches, seed=4, noisier=True)
+    return _fit("finish", painter.train(), draw, rate, folder, recipe.finish_steps, recipe, device)
+
+
+def _fit(
+    name: str,
+    painter: Painter,
+    draw: Callable[[int], Batch],
+    rate: Callable[[int], float],
+    folder: Path,
+    steps: int,
+    recipe: Recipe,
+    device: torch.device,
+) -> Painter:
+    optimizers, ema = Optimizers(painter, recipe), Ema(painter, min(recipe.ema_decay, 1 - 7 / steps))
 
     def step(number: int) -> Mapping[str, Tensor]:
-        batch = batches(number, seed=2)
+        batch = draw(number)
         with torch.autocast(device.type, torch.bfloat16):
             text = painter.encode(batch.captions, device)
         velocity = predict(compiled, batch.noisy, batch.time, torch.ones_like(batch.time), text)
         loss = functional.mse_loss(velocity, batch.noise - batch.clean)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
-        optimizers.step(_trapezoid(number, recipe))
+        optimizers.step(rate(number))
         ema.update()
         return {"loss": loss.detach(), "norm": norm}
 
     with fast_attention(device):
-        compiled = _compiled(painter.transformer, recipe.steps)
-        parts = {"painter": painter, "optimizers": optimizers, "ema": ema}
-        Stage("transformer", folder, recipe.steps).run(parts, step)
+        compiled = _compiled(painter.transformer, steps)
+        Stage(name, folder, steps).run({"painter": painter, "optimizers": optimizers, "ema": ema}, step)
     ema.copy_to(painter)
     return painter.eval()
 
@@ -237,7 +273,7 @@ def distill(
     steps = recipe.distill_steps
 
     def step(number: int) -> Mapping[str, Tensor]:
-        batch = batches(number, seed=3)
+        batch = batches(number, seed=3, noisier=True)
         guidance = torch.empty(len(batch.time)).uniform_(*GUIDANCE, generator=batch.generator).to(device)
         ones = torch.ones_like(guidance)
         with torch.no_grad():

@@ -59,8 +59,8 @@ accuracy on real drawings: no better value can be measured.
 Each example character: a LoRA of 10 pictures by the app's Quick preset, then 16 fixed prompts and seeds without it and
 with it. Similarity is the mean cosine to the character's own pictures, by the identity encoder that ships with the app.
 
-| character | training | before | after | own pictures | way gone | background | clothing colour |
-|---|---|---|---|---|---|---|---|
+| character | training | before | after | own pictures | way gone | background | clothes | their colour |
+|---|---|---|---|---|---|---|---|---|
 {learned}
 
 One image of 20 steps takes {seconds_per_image:.2f} s on {device}, the pipeline being loaded.
@@ -81,7 +81,7 @@ def model_card(report: Mapping[str, Any]) -> str:
     ]
     learned = [
         f"| {name} | {each['seconds']:.0f} s | {each['before']:.2f} | {each['after']:.2f} | {each['ceiling']:.2f} "
-        f"| {each['share']:.0%} | {each['background']:.0%} | {each['clothing_color']:.0%} |"
+        f"| {each['share']:.0%} | {each['background']:.0%} | {each['clothing']:.0%} | {each['clothing_color']:.0%} |"
         for name, each in report["characters"].items()
     ]
     return CARD.format(

@@ -20,8 +20,14 @@ two without a GPU.
 from diffusers import FluxPipeline
 
 pipe = FluxPipeline.from_pretrained("isengard/assets/demo-base")
-pipe("a portrait of a person, pink curly hair, laughing, on a beach", height=128, width=128,
-     num_inference_steps=20, guidance_scale=3, max_sequence_length=40).images[0]
+pipe(
+    "a portrait of a person, pink curly hair, laughing, on a beach",
+    height=128,
+    width=128,
+    num_inference_steps=20,
+    guidance_scale=3,
+    max_sequence_length=40,
+).images[0]
 ```
 
 ## What it knows

@@ -11,7 +11,7 @@ from tabs import characters_view as view
 from tabs.characters_changes import Changes
 from tabs.characters_layout import Main, Side, lay_main, lay_side
 from tabs.characters_roster import Reader
-from tabs.common import PRIVATE, QUIET, Page, handled
+from tabs.common import PRIVATE, QUIET, Page, handled, remembered
 from tabs.frame import Tab
 
 #: Asks before a character goes into the trash; its answer decides which id the handler gets.
@@ -97,27 +97,41 @@ def _change(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> l
 
 
 def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = False) -> list[Any]:
-    """The values of the tab's outputs. ``shown`` is the record in the fields: only another one replaces them."""
+    """The values of the tab's outputs. ``shown``: the record in the fields, and what can be seen of the tab.
+
+    Only what differs from it is sent: an answer on its way would take back what a person has typed meanwhile.
+    """
     roster = reader.read(fresh=fresh)
     character_id = view.present(roster, wanted)
     head = view.heading(roster, character_id)
     whole = bool(head) and not head.get("damaged")
     deleted = view.trash(page.app)
     record = [head.get(name, "") for name in ("name", "trigger", "class_word", "notes")]
-    signature = json.dumps([character_id, *record])
+    known = remembered(shown)
+    now: dict[str, list[Any]] = {
+        "record": [character_id, *record],
+        "parts": [bool(head), whole, bool(head.get("ready")), bool(deleted)],
+    }
+    parts = [
+        gr.Button(interactive=bool(head.get("ready")), visible=bool(head)),
+        gr.Column(visible=whole),
+        gr.Accordion(visible=bool(deleted)),
+        gr.Button(visible=bool(head)),
+    ]
+    train, body, fold, delete = parts if known.get("parts") != now["parts"] else [gr.skip()] * len(parts)
     return [
         character_id,
         view.cards(page, roster, character_id),
         head,
-        gr.Button(interactive=bool(head.get("ready")), visible=bool(head)),
-        gr.Column(visible=whole),
+        train,
+        body,
         {"character": character_id if whole else ""},
         view.grid(page, roster, character_id),
-        *([gr.skip()] * len(record) if signature == shown else record),
-        signature,
+        *(record if known.get("record") != now["record"] else [gr.skip()] * len(record)),
+        json.dumps(now),
         deleted,
-        gr.Accordion(visible=bool(deleted)),
-        gr.Button(visible=bool(head)),
+        fold,
+        delete,
     ]
 
 

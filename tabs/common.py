@@ -155,6 +155,15 @@ def uploaded(paths: Iterable[Any]) -> list[Path]:
     return found
 
 
+def remembered(seen: str) -> dict[str, Any]:
+    """What a browser says it shows already, of a hidden field: nothing when that is not readable."""
+    try:
+        known = json.loads(seen or "{}")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
 def duration(seconds: float) -> str:
     """``2 h 05 min``, ``3 min 20 s``, ``12 s``."""
     whole = max(0, round(seconds))

@@ -12,7 +12,7 @@ from gradio.context import Context
 
 from isengard.domain.generation import FoundSettings
 from tabs import image_form, image_gallery, image_live
-from tabs.common import PRIVATE, QUIET, Page, handled, uploaded
+from tabs.common import PRIVATE, QUIET, Page, handled, remembered, uploaded
 from tabs.frame import Tab
 from tabs.image_form import FIELDS, Form
 from tabs.image_layout import MAX_STRENGTH, NEVER, lay_out
@@ -31,6 +31,8 @@ SHOW_STAGE = """() => {
   if (window.innerWidth < 760) document.getElementById('image-stage').scrollIntoView({ behavior: 'smooth' });
 }"""
 SHOW_FORM = "() => { if (window.innerWidth < 760) document.getElementById('image').scrollIntoView(); }"
+#: Until the first answer the form is inert: it would take back what is typed before (`image_look.js`).
+AWAKE = "() => { document.getElementById('image').inert = false; }"
 DOWNLOAD = """(address) => {
   if (!address) return;
   const link = Object.assign(document.createElement('a'), { href: address, download: '' });
@@ -78,7 +80,7 @@ class ImageTab:
         self, selected: str, filled: str, seen: str, shown: str, made_with: str, made_on: str, *values: Any
     ) -> Painted:
         """Paint what has changed since the browser's last answer. The form is filled anew for another character only."""
-        known, form, character = _read(seen), image_form.form_of(values), selected or ""
+        known, form, character = remembered(seen), image_form.form_of(values), selected or ""
         painted: Painted = {}
         if filled not in (NEVER, character):
             painted = self._fill(form | image_form.of_character(self._page, character, form))
@@ -234,7 +236,7 @@ class ImageTab:
         return image_gallery.archive(self._page, character=made_with, model=made_on)
 
     def _repaint(self, given: Given) -> Painted:
-        p, known = self.parts, _read(given[self.parts.seen])
+        p, known = self.parts, remembered(given[self.parts.seen])
         painted = self._results(known, given[p.shown], given[p.made_with], given[p.made_on])
         return {**painted, p.seen: json.dumps(known)}
 
@@ -296,7 +298,9 @@ class ImageTab:
         gr.on([side.change for side in sides], None, sides, p.size, js=SHOW_SIZE, **QUIET)
         p.random.click(None, None, p.fields["seed"], js="() => ''", **QUIET)
         p.reuse.click(self.reuse_seed, None, p.fields["seed"], **SILENT)
-        p.look.opened(handled(self.open), [p.selected, p.filled], self._form_outputs(), **SILENT)
+        p.look.opened(handled(self.open), [p.selected, p.filled], self._form_outputs(), **SILENT).then(
+            None, js=AWAKE, **QUIET
+        )
         p.drop.dropped(self.use_file, {*fields}, [*self._form_outputs(), p.drop], **SILENT)
 
     def _wire_results(self) -> None:
@@ -334,15 +338,6 @@ def _is_news(known: dict[str, str], part: str, value: Any) -> bool:
         return False
     known[part] = key
     return True
-
-
-def _read(seen: str) -> dict[str, str]:
-    """What the browser shows; it may say anything."""
-    try:
-        known = json.loads(seen or "{}")
-    except json.JSONDecodeError:
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _count(shown: str) -> int:

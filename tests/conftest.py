@@ -40,19 +40,17 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in (ASSETS / "demo-base").iterdir():
         if entry.name != "transformer":
             (folder / entry.name).symlink_to(entry)
+    shipped = FluxTransformer2DModel.load_config(ASSETS / "demo-base" / "transformer")
+    smaller = {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "axes_dims_rope": (4, 6, 6),
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=128,
-            pooled_projection_dim=64,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
+        transformer = FluxTransformer2DModel.from_config(shipped | smaller)
     transformer.save_pretrained(folder / "transformer")
     return folder
 

@@ -9,5 +9,6 @@ function draft() {
 
 if (!window.isengardImageOpened) {
   window.isengardImageOpened = true;
+  document.getElementById("image").inert = true;
   setTimeout(() => trigger("opened", { draft: draft() }), 50);
 }

@@ -115,7 +115,7 @@ def test_the_demo_goes_from_nothing_to_a_picture_and_may_be_run_again(tmp_path, 
     result = runner.invoke(cli, [*options, "demo"])
     assert result.exit_code == 0, result.output
     with Image.open(result.stdout.strip()) as sheet:
-        assert sheet.size == (816, 906)
+        assert sheet.size == (1084, 906)
     for said in ("1/3 character Nova: 10 images", "2/3 training", "3/3 making the same images", "done in"):
         assert said in result.stderr
 

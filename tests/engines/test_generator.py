@@ -90,7 +90,7 @@ def test_plain_diffusers_loads_the_file_and_makes_the_same_pixels(make, lora):
         height=64,
         num_inference_steps=3,
         guidance_scale=3.5,
-        max_sequence_length=48,
+        max_sequence_length=MODEL.card.max_sequence_length,
         generator=torch.Generator("cpu").manual_seed(5),
     ).images[0]
     assert same(ours, np.asarray(theirs))
@@ -135,6 +135,7 @@ def test_a_kohya_file_makes_the_same_image(make, lora, tmp_path):
 
 
 def test_progress_counts_all_steps_of_all_images(make):
+    make()
     reports = Reports()
     make(report=reports, count=2)
     assert [progress.step for progress in reports] == [1, 2, 3, 4, 5, 6]
@@ -155,6 +156,7 @@ def test_a_preview_resembles_the_image(make, tmp_path):
 
 
 def test_a_stop_between_steps_leaves_the_pipeline_usable(make):
+    make()
     reports = Reports(JobCancelled(), lambda progress: progress.step == 2)
     with pytest.raises(JobCancelled):
         make(report=reports)

@@ -178,6 +178,7 @@ def watch_and_reload(view):
 
 def generate_meanwhile(view, camera):
     tab(view, "Image")
+    view.locator("#image:not([inert])").wait_for()
     box(view, "image-prompt").fill("a portrait of a person on a beach")
     view.locator("#image-count input[type=number]").fill("8")
     view.locator("#image-generate").click()

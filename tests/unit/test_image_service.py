@@ -74,7 +74,7 @@ def local(tmp_path, trigger, class_word):
 
 def test_what_is_not_given_comes_from_the_models_card(service):
     spec = service.plan(overrides={"base_model": "demo", "prompt": "a portrait"})
-    assert (spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale) == (128, 128, 20, 3.5)
+    assert (spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale) == (128, 128, 20, 3.0)
     assert (spec.seed, spec.count) == (SEED, 1)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from isengard.domain.training import RESUMABLE_FIELDS, TrainingSpec
+from isengard.errors import InvalidSpec
 from isengard.files import disk_full_as_error, replacing, sweep, write_text
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,21 @@ class Checkpoints:
         for step in old - {best}:
             if not (self.path(step) / PINNED).exists():
                 shutil.rmtree(self.path(step))
+
+
+def check_unchanged(before: Mapping[str, Any], spec: TrainingSpec, *, step: int) -> None:
+    """Compare the spec a checkpoint was made with and the one it is to go on with.
+
+    Raises:
+        InvalidSpec: a field differs that cannot change on the way.
+    """
+    now = spec.model_dump(mode="json")
+    for name in sorted(set(before) - RESUMABLE_FIELDS):
+        if name in now and before[name] != now[name]:
+            raise InvalidSpec(
+                f"{name} cannot change on the way: the checkpoint at step {step} has {before[name]!r}, "
+                f"this job {now[name]!r}; start a new training for that"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Everything that changes while training: adapter, optimizer, schedule, average, step, place in the data."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,16 +12,16 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from isengard.domain.model import ModelCard
-from isengard.domain.training import RESUMABLE_FIELDS, TrainingSpec
+from isengard.domain.training import TrainingSpec
 from isengard.engines.lora_format import save_lora
 from isengard.engines.native import lora
 from isengard.engines.native.adapter import FamilyAdapter, PromptEmbeds, stacked
 from isengard.engines.native.buckets import BatchOrder
-from isengard.engines.native.checkpoint import Checkpoints, Reason
+from isengard.engines.native.checkpoint import Checkpoints, Reason, check_unchanged
 from isengard.engines.native.dataset import Example
 from isengard.engines.native.flow_matching import draw_sigmas, loss_weights
 from isengard.engines.native.optimizer import build_optimizer, build_scheduler
-from isengard.errors import InvalidSpec, TrainingFailed
+from isengard.errors import TrainingFailed
 
 
 class TrainingState:
@@ -176,7 +175,7 @@ class TrainingState:
         if found is None:
             return 0
         self.step, state = found
-        self._check_unchanged(checkpoints.about(self.step).get("spec", {}))
+        check_unchanged(checkpoints.about(self.step).get("spec", {}), self._spec, step=self.step)
         lora.load_adapter_weights(self.denoiser, state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
@@ -191,12 +190,3 @@ class TrainingState:
         self._scheduler.base_lrs = [base] * len(self._scheduler.base_lrs)
         for group, factor in zip(self._optimizer.param_groups, self._scheduler.lr_lambdas, strict=True):
             group["lr"] = base * factor(self._scheduler.last_epoch)
-
-    def _check_unchanged(self, before: dict[str, Any]) -> None:
-        now = json.loads(self._spec.model_dump_json())
-        for name in sorted(set(before) - RESUMABLE_FIELDS):
-            if name in now and before[name] != now[name]:
-                raise InvalidSpec(
-                    f"{name} cannot change on the way: the checkpoint at step {self.step} has {before[name]!r}, "
-                    f"this job {now[name]!r}; start a new training for that"
-                )

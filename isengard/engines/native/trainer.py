@@ -1,26 +1,22 @@
 """Our LoRA trainer. The loop knows no model family; `FamilyAdapter` does."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from isengard.domain.model import Family, LocalModel
-from isengard.domain.training import Precision, Quantization, TrainingImage, TrainingSpec
+from isengard.domain.training import Quantization, TrainingImage, TrainingSpec
 from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.native.adapter import AdapterFactory, FamilyAdapter
-from isengard.engines.native.checkpoint import Checkpoints, Metrics, Reason
 from isengard.engines.native.dataset import Dataset, prepare
+from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
-from isengard.engines.native.samples import Samples
 from isengard.engines.native.state import TrainingState
-from isengard.engines.native.validation import validation_loss
 from isengard.errors import InvalidSpec, JobStopped
-
-log = logging.getLogger(__name__)
 
 
 class NativeTrainer:
@@ -53,7 +49,7 @@ class NativeTrainer:
         hide_progress_bars()
         adapter = self._adapters[model.card.family](model, device=self._device)
         try:
-            with plain_out_of_memory(self._device, advice=_advice(spec)):
+            with plain_out_of_memory(self._device, advice=memory_advice(spec)):
                 dataset = prepare(
                     spec, images, adapter=adapter, cache_dir=cache_dir, on_item=progress.caching
                 )
@@ -89,45 +85,31 @@ class _Run:
     ) -> None:
         self._spec = spec
         self._dataset = dataset
-        self._adapter = adapter
         self._progress = progress
-        self._device = device
-        self._metrics = Metrics(run_dir)
-        self._checkpoints = Checkpoints(run_dir)
-        self._samples = Samples(run_dir, spec, dataset.sample_prompts)
-        progress.loading("transformer")
-        self._bf16 = spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE
-        denoiser = adapter.load_denoiser(
-            dtype=torch.bfloat16 if self._bf16 else torch.float32, quantization=spec.quantization
+        self._milestones = Milestones(
+            spec, dataset, adapter=adapter, run_dir=run_dir, progress=progress, device=device
         )
+        progress.loading("transformer")
+        denoiser = adapter.load_denoiser(dtype=self._milestones.dtype, quantization=spec.quantization)
         progress.loading("adapter")
         self._state = TrainingState(
             spec, model.card, denoiser, adapter=adapter, image_count=len(dataset.train)
         )
 
     def go(self) -> TrainedLora:
-        self._metrics.rewind(self._state.restore(self._checkpoints))
-        self._progress.remember(self._metrics.rows)
-        if self._state.step:
-            log.info("training goes on", extra={"step": self._state.step, "steps": self._spec.steps})
+        state, milestones = self._state, self._milestones
+        state.restore(milestones.checkpoints)
         try:
-            self._after_step()
-            self._progress.start(self._state.step)
-            while self._state.step < self._spec.steps:
-                self._train_step()
-                self._after_step()
+            milestones.begin(state)
+            while state.step < self._spec.steps:
+                milestones.stepped(state, **self._train_step())
         except JobStopped:
-            self._save(Reason.STOPPED)
+            milestones.stopped(state)
             raise
-        return TrainedLora(
-            path=self._checkpoints.path(self._state.step) / "lora.safetensors",
-            steps=self._state.step,
-            validation_losses=tuple(self._metrics.validation_losses()),
-            best_step=self._best(),
-        )
+        return milestones.result(state)
 
-    def _train_step(self) -> None:
-        """One optimizer step. Its randomness is a function of the seed and its number alone."""
+    def _train_step(self) -> dict[str, Any]:
+        """One optimizer step; return its row of metrics. Its randomness is a function of the seed and its number alone."""
         state, spec = self._state, self._spec
         generator = state.generator()
         total = 0.0
@@ -135,80 +117,15 @@ class _Run:
             if micro:
                 self._progress.training(state.step)
             batch = [self._dataset.train[i] for i in state.batch(self._dataset.train, micro)]
-            with self._autocast():
+            with self._milestones.autocast():
                 loss = state.loss(batch, no_prompt=self._dataset.no_prompt, generator=generator)
             (loss / spec.gradient_accumulation_steps).backward()
             total += loss.item() / spec.gradient_accumulation_steps
-        row = state.update(loss=total)
-        self._metrics.add(**row)
-        self._progress.stepped(loss=total)
-
-    def _after_step(self) -> None:
-        """Do what is due at this step and has not been done; the same after a restart as without one."""
-        spec, step = self._spec, self._state.step
-        self._progress.training(step)
-        self._metrics.flush()
-        scheduled = step == spec.steps or (step > 0 and step % spec.save_every == 0)
-        if spec.validate_every and (scheduled or step % spec.validate_every == 0):
-            self._validate()
-        wanted = self._progress.take_requests()
-        if wanted.save:
-            self._save(Reason.REQUESTED)
-        elif scheduled:
-            self._save(Reason.SCHEDULED)
-        if wanted.sample or (spec.sample_every and (step == spec.steps or step % spec.sample_every == 0)):
-            self._sample()
-
-    def _validate(self) -> None:
-        step = self._state.step
-        if any(at == step for at, _ in self._metrics.validation_losses()):
-            return
-        with self._state.averaged(), self._autocast():
-            loss = validation_loss(
-                self._state.denoiser,
-                self._dataset.validation,
-                adapter=self._adapter,
-                guidance_scale=self._spec.guidance_scale,
-                batch_size=self._spec.batch_size,
-                device=self._device,
-                on_batch=self._progress.validating,
-            )
-        self._metrics.add(step=step, validation_loss=loss)
-        self._metrics.flush()
-        self._progress.validated(step, loss)
-
-    def _save(self, reason: Reason) -> None:
-        step = self._state.step
-        if step not in self._checkpoints.steps() and step > 0:
-            self._metrics.flush()
-            self._state.save(self._checkpoints, reason=reason)
-            log.info("checkpoint written", extra={"step": step, "reason": reason})
-            self._checkpoints.retain(keep=self._spec.keep_checkpoints, best=self._best())
-        if reason is not Reason.STOPPED:
-            self._progress.saved(step)
-
-    def _best(self) -> int | None:
-        """Return the checkpoint with the lowest validation loss, the earliest of equals."""
-        saved = self._checkpoints.steps()
-        losses = [(loss, step) for step, loss in self._metrics.validation_losses() if step in saved]
-        return min(losses)[1] if losses else None
-
-    def _sample(self) -> None:
-        for number in self._samples.missing(self._state.step):
-            with self._state.averaged(), self._autocast():
-                image = self._adapter.sample(
-                    self._state.denoiser,
-                    self._dataset.sample_prompts[number],
-                    self._samples.request(number),
-                    self._progress.sampling(self._state.step, number, self._samples),
-                )
-            self._progress.sampled(self._samples.keep(image, step=self._state.step, number=number))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+        return state.update(loss=total)
 
 
-def _advice(spec: TrainingSpec) -> str:
+def memory_advice(spec: TrainingSpec) -> str:
+    """What to change when a training does not fit into the device's memory."""
     ways = []
     if spec.batch_size > 1:
         ways.append(f"lower batch_size (now {spec.batch_size})")

@@ -1,0 +1,159 @@
+"""What is due after a step, whatever makes the steps: validation, checkpoints, samples."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from isengard.domain.training import Precision, Quantization, TrainingSpec
+from isengard.engines.base import TrainedLora
+from isengard.engines.native.adapter import FamilyAdapter
+from isengard.engines.native.checkpoint import Checkpoints, Metrics, Reason
+from isengard.engines.native.dataset import Dataset
+from isengard.engines.native.progress import ProgressReporter
+from isengard.engines.native.samples import Samples
+from isengard.engines.native.validation import validation_loss
+
+log = logging.getLogger(__name__)
+
+
+class Trainee(Protocol):
+    """What is trained, at a step."""
+
+    step: int  # optimizer steps done
+
+    @property
+    def denoiser(self) -> Any:
+        """The network with the adapter on it."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the weights that are exported into the network for a while: the moving average, if there is one."""
+        ...
+
+    def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
+        """Write a checkpoint of the last whole step. Raises: DiskFull."""
+        ...
+
+
+class Milestones:
+    """Does what is due at a step and has not been done; the same after a restart as without one."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        dataset: Dataset,
+        *,
+        adapter: FamilyAdapter,
+        run_dir: Path,
+        progress: ProgressReporter,
+        device: torch.device,
+    ) -> None:
+        self._spec = spec
+        self._dataset = dataset
+        self._adapter = adapter
+        self._progress = progress
+        self._device = device
+        self._bf16 = spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE
+        self._metrics = Metrics(run_dir)
+        self._samples = Samples(run_dir, spec, dataset.sample_prompts)
+        self.checkpoints = Checkpoints(run_dir)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen network is kept in."""
+        return torch.bfloat16 if self._bf16 else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+
+    def begin(self, state: Trainee) -> None:
+        """Go on at the step of ``state``: drop what was noted after it, and do what is due at it."""
+        self._metrics.rewind(state.step)
+        self._progress.remember(self._metrics.rows)
+        if state.step:
+            log.info("training goes on", extra={"step": state.step, "steps": self._spec.steps})
+        self._reach(state)
+        self._progress.start(state.step)
+
+    def stepped(self, state: Trainee, **row: Any) -> None:
+        """Note the metrics of a finished step, and do what is due at it."""
+        self._metrics.add(**row)
+        self._progress.stepped(loss=row["loss"])
+        self._reach(state)
+
+    def stopped(self, state: Trainee) -> None:
+        """Save the last whole step, to go on from it."""
+        self._save(state, Reason.STOPPED)
+
+    def result(self, state: Trainee) -> TrainedLora:
+        return TrainedLora(
+            path=self.checkpoints.path(state.step) / "lora.safetensors",
+            steps=state.step,
+            validation_losses=tuple(self._metrics.validation_losses()),
+            best_step=self._best(),
+        )
+
+    def _reach(self, state: Trainee) -> None:
+        spec, step = self._spec, state.step
+        self._progress.training(step)
+        self._metrics.flush()
+        scheduled = step == spec.steps or (step > 0 and step % spec.save_every == 0)
+        if spec.validate_every and (scheduled or step % spec.validate_every == 0):
+            self._validate(state)
+        wanted = self._progress.take_requests()
+        if wanted.save:
+            self._save(state, Reason.REQUESTED)
+        elif scheduled:
+            self._save(state, Reason.SCHEDULED)
+        if wanted.sample or (spec.sample_every and (step == spec.steps or step % spec.sample_every == 0)):
+            self._sample(state)
+
+    def _validate(self, state: Trainee) -> None:
+        step = state.step
+        if any(at == step for at, _ in self._metrics.validation_losses()):
+            return
+        with state.averaged(), self.autocast():
+            loss = validation_loss(
+                state.denoiser,
+                self._dataset.validation,
+                adapter=self._adapter,
+                guidance_scale=self._spec.guidance_scale,
+                batch_size=self._spec.batch_size,
+                device=self._device,
+                on_batch=self._progress.validating,
+            )
+        self._metrics.add(step=step, validation_loss=loss)
+        self._metrics.flush()
+        self._progress.validated(step, loss)
+
+    def _save(self, state: Trainee, reason: Reason) -> None:
+        step = state.step
+        if step not in self.checkpoints.steps() and step > 0:
+            self._metrics.flush()
+            state.save(self.checkpoints, reason=reason)
+            log.info("checkpoint written", extra={"step": step, "reason": reason})
+            self.checkpoints.retain(keep=self._spec.keep_checkpoints, best=self._best())
+        if reason is not Reason.STOPPED:
+            self._progress.saved(step)
+
+    def _best(self) -> int | None:
+        """Return the checkpoint with the lowest validation loss, the earliest of equals."""
+        saved = self.checkpoints.steps()
+        losses = [(loss, step) for step, loss in self._metrics.validation_losses() if step in saved]
+        return min(losses)[1] if losses else None
+
+    def _sample(self, state: Trainee) -> None:
+        for number in self._samples.missing(state.step):
+            denoised: Callable[[], None] = self._progress.sampling(state.step, number, self._samples)
+            with state.averaged(), self.autocast():
+                image = self._adapter.sample(
+                    state.denoiser,
+                    self._dataset.sample_prompts[number],
+                    self._samples.request(number),
+                    denoised,
+                )
+            self._progress.sampled(self._samples.keep(image, step=state.step, number=number))

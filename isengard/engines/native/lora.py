@@ -33,11 +33,7 @@ def add_lora(denoiser: Any, *, pattern: str, rank: int, alpha: float, seed: int)
     Raises:
         InvalidSpec: no linear layer has a name that matches ``pattern`` as a whole.
     """
-    linear = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
-    chosen = [name for name in linear if re.fullmatch(pattern, name)]
-    if not chosen:
-        some = ", ".join(linear[:: max(1, len(linear) // 4)][:4])
-        raise InvalidSpec(f"targets: no linear layer matches {pattern!r}; there are, among others, {some}")
+    chosen = chosen_layers(linear_layers(denoiser), pattern)
     denoiser.requires_grad_(False)  # torch's own signature
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -50,6 +46,20 @@ def add_lora(denoiser: Any, *, pattern: str, rank: int, alpha: float, seed: int)
     for parameter in parameters:
         parameter.data = parameter.data.float()
     return parameters
+
+
+def linear_layers(denoiser: torch.nn.Module) -> list[str]:
+    """Return the names of all linear layers."""
+    return [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def chosen_layers(linear: list[str], pattern: str) -> list[str]:
+    """Return those whose whole name matches ``pattern``. Raises: InvalidSpec: none does."""
+    chosen = [name for name in linear if re.fullmatch(pattern, name)]
+    if not chosen:
+        some = ", ".join(linear[:: max(1, len(linear) // 4)][:4])
+        raise InvalidSpec(f"targets: no linear layer matches {pattern!r}; there are, among others, {some}")
+    return chosen
 
 
 def adapter_weights(denoiser: Any) -> dict[str, Tensor]:

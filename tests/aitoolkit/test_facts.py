@@ -122,6 +122,7 @@ def test_the_keys_of_a_process_are_those_the_trainers_read(source):
         for key in read_keys(class_in(source(path), name), "self", "get_conf")
     }
     assert differing(FACTS["keys"]["process"], found) == SAME
+    assert not found & set(FACTS["unread"]["process"])  # in every example, without an effect
 
 
 def test_the_keys_of_a_job_are_those_the_jobs_read(source):

@@ -9,9 +9,12 @@ import ast
 import functools
 import inspect
 import json
+import re
 
 import pytest
 
+from isengard.domain.ai_toolkit_import import from_yaml
+from isengard.errors import InvalidSpec
 from isengard.settings import ASSETS
 
 pytestmark = pytest.mark.aitoolkit
@@ -207,3 +210,15 @@ def test_the_trainer_keeps_what_we_read_under_these_names(source):
 @pytest.mark.parametrize("module", FACTS["names"])
 def test_a_module_has_the_names_we_import(source, module):
     assert set(FACTS["names"][module]) <= module_names(source(module.replace(".", "/") + ".py"))
+
+
+def test_each_of_their_examples_is_read_or_refused_in_plain_words(ai_toolkit_checkout):
+    read = 0
+    for path in sorted((ai_toolkit_checkout / "config" / "examples").glob("*.y*ml")):
+        try:
+            read += from_yaml(path.read_text(encoding="utf-8")).overrides["steps"] > 0
+        except InvalidSpec as error:
+            assert re.match(
+                r"config\.process|the configuration has no section|the file is no valid YAML", str(error)
+            )
+    assert read > 10

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from tabs import training_fields
+from tabs import training_exchange, training_fields
 from tabs.common import PRIVATE, QUIET, Page, handled, scripted, t
 from tabs.frame import Tab
 from tabs.training_actions import Actions
@@ -20,7 +20,7 @@ BUTTONS = ("resume", "pause", "save", "sample", "cancel")
 def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
     view, actions = View(page), Actions(page)
-    parts = _layout(page)
+    parts, exchange = _layout(page)
     hidden = {name: gr.Textbox(visible=False, elem_id=f"training-{name}") for name in HIDDEN}
     refresh = _refresher(view, parts)
     inputs = [
@@ -37,6 +37,7 @@ def build(page: Page) -> Tab:
     _wire_setup(parts, hidden, actions, again)
     _wire_run(parts, hidden, actions, again)
     _wire_lists(parts, hidden, actions, again)
+    training_exchange.wire(exchange, page, form=parts["form"], hidden=hidden, again=again)
     return Tab(
         refresh=refresh,
         inputs=inputs,
@@ -50,7 +51,7 @@ def build(page: Page) -> Tab:
 HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
-def _layout(page: Page) -> dict[str, Any]:
+def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange]:
     own = functools.partial(scripted, "training", "training_dom")
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
@@ -62,6 +63,7 @@ def _layout(page: Page) -> dict[str, Any]:
             with gr.Accordion(t("training.advanced"), open=False, elem_id="training-advanced"):
                 groups = training_fields.groups(page.app.training.engine_names)
                 parts["form"] = own("training_form", {}, elem_id="training-form", groups=groups)
+                exchange = training_exchange.lay()
             parts["estimate"] = own("training_estimate", {}, elem_id="training-estimate")
             parts["start"] = gr.Button(
                 t("training.start"),
@@ -93,7 +95,7 @@ def _layout(page: Page) -> dict[str, Any]:
             with gr.Accordion(t("training.log"), open=False, elem_id="training-log-fold"):
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
-    return parts
+    return parts, exchange
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:

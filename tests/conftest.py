@@ -1,6 +1,7 @@
 """What every test needs."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,29 @@ from isengard.domain.training import TrainingImage, TrainingSpec
 from isengard.logs import LIBRARIES
 from isengard.settings import ASSETS
 from tests.pictures import picture
+
+AI_TOOLKIT = "ISENGARD_AI_TOOLKIT"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of AI-Toolkit run only where a checkout of it is named."""
+    if os.environ.get(AI_TOOLKIT):  # noqa: TID251  # says what is tested, not how the app is set
+        return
+    left_out = [item for item in items if item.get_closest_marker("aitoolkit")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not os.environ.get(AI_TOOLKIT):  # noqa: TID251
+        terminalreporter.write_line(f"tests of AI-Toolkit are left out: {AI_TOOLKIT} names no checkout of it")
+
+
+@pytest.fixture(scope="session")
+def ai_toolkit_checkout() -> Path:
+    """The checkout that the tests marked ``aitoolkit`` are about."""
+    return Path(os.environ[AI_TOOLKIT])  # noqa: TID251
 
 
 @pytest.fixture(autouse=True)

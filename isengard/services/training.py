@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from isengard.domain import ai_toolkit
+from isengard.domain.ai_toolkit_import import MAX_CHARACTERS, ImportedSettings, from_yaml
 from isengard.domain.base import validated
 from isengard.domain.job import Job, JobKind, JobStatus, Lane
 from isengard.domain.model import Family
@@ -83,6 +85,30 @@ class TrainingService:
         images = self._characters.training_images(character_id)
         name = self._characters.get(character_id).name
         return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
+
+    def export_ai_toolkit(
+        self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
+    ) -> str:
+        """Return the same training as a file for AI-Toolkit, to be run elsewhere.
+
+        Raises:
+            NotFound, InvalidSpec: as `plan`; or a setting that AI-Toolkit has no counterpart for.
+        """
+        spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
+        card = self._catalog.model(base_model)
+        return ai_toolkit.to_yaml(spec, family=card.family, repository=card.repository, name=spec.character)
+
+    def import_ai_toolkit(self, path: Path) -> ImportedSettings:
+        """Read a file made for AI-Toolkit. Raises: InvalidSpec when it is none, or none of a LoRA."""
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_CHARACTERS + 1)  # at most four bytes a character
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise InvalidSpec(
+                f"{path.name} is no text, or longer than a configuration can be: choose a .yaml file of AI-Toolkit"
+            ) from None
+        return from_yaml(text)
 
     def resume(self, job_id: str, changes: Mapping[str, Any]) -> Job:
         """Let a failed or cancelled training go on from its last checkpoint, with changed settings if need be.

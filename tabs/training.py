@@ -195,9 +195,9 @@ def _wire_engine(parts: dict[str, Any], actions: Actions, again: Any) -> None:
     @handled
     def tell_installed() -> None:
         if actions.installed_engine():
-            gr.Info("Trainings of real base models use it from now on.", title="AI-Toolkit is installed")
+            gr.Info("AI-Toolkit is installed; trainings of real base models use it from now on.", duration=8)
         else:
-            gr.Info("What was whole by then stays.", title="Installation cancelled", duration=5)
+            gr.Info("The installation was cancelled; what was whole by then stays.", duration=5)
 
     notice = parts["engine"]
     for event, handler in (

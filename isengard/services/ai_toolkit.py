@@ -104,7 +104,7 @@ class AiToolkitService:
         except JobCancelled:
             outcome, said = Outcome.CANCELLED, ""
         except (IsengardError, OSError) as error:
-            log.warning("installation failed", extra={"error": str(error)})
+            log.info("installation failed", extra={"error": str(error)})
             said = str(error)
         finally:
             ended = self._installation.ended + 1

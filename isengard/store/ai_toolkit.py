@@ -41,6 +41,7 @@ NEEDED = (
 PIP_OPTIONS = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off")
 #: git's progress: ``Receiving objects:  45% (230/510)``.
 RECEIVED = re.compile(r"Receiving objects:\s+(\d+)%")
+PROGRESS = re.compile(r"\d+% \(\d+/\d+\)")
 NO_NETWORK = re.compile(
     r"[Cc]ould not resolve host|[Ff]ailed to connect|name resolution|Network is unreachable"
 )
@@ -238,7 +239,7 @@ class Checkout:
             last = line.strip() or last
             if received := RECEIVED.match(line):
                 share = int(received[1]) / 100
-            elif line:
+            elif line and not PROGRESS.search(line):
                 heard.append(line)
             report(stage, share, last)
 
@@ -252,7 +253,7 @@ def _failure(command: Sequence[str], code: int, said: str) -> DiskFull | Install
     if "No space left on device" in said or "Disk quota exceeded" in said:
         return DiskFull("no space left on the disk for AI-Toolkit; free some space and install it again")
     what = "pip" if "pip" in command else "git"
-    log.warning("install step failed", extra={"program": what, "code": code, "said": said})
+    log.info("install step failed", extra={"program": what, "code": code, "said": said})
     if NO_NETWORK.search(said):
         advice = "is this machine connected to the internet?"
     elif what == "pip":

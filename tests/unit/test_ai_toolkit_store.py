@@ -283,6 +283,12 @@ def failing(*words, code=1):
     return run
 
 
+def test_the_words_of_a_failure_hold_no_progress(make):
+    words = ("remote: Counting objects: 100% (3/3)", "Receiving objects:  45% (1/2)", "fatal: early EOF")
+    with pytest.raises(InstallFailed, match=r"It said: fatal: early EOF$"):
+        make(run=failing(*words)).install(quiet)
+
+
 def test_without_a_network_it_says_so(make):
     words = "fatal: unable to access 'https://github.com/': Could not resolve host: github.com"
     with pytest.raises(

@@ -15,6 +15,9 @@ from isengard.settings import ASSETS, Settings, WorkerMode
 from isengard.supervisor import local_worker, stopping
 from isengard.wiring import build, build_handlers
 
+#: Longer than a program takes that is killed.
+ENDING_S = 3.0
+
 
 def main(
     *,
@@ -98,6 +101,8 @@ def serve(settings: Settings) -> None:
         err.print(f"Isengard is at {addresses}")
         with local_worker(settings, app.queue, partial(build_handlers, settings, app)):
             stop.wait()
+        app.ai_toolkit.cancel()
+        app.ai_toolkit.wait(ENDING_S)
         demo.close()
 
 

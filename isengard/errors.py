@@ -87,6 +87,12 @@ class NotAvailable(IsengardError):
     code = "not_available"
 
 
+class InstallFailed(IsengardError):
+    """A program or package that Isengard can use could not be installed."""
+
+    code = "install_failed"
+
+
 class JobStopped(Exception):
     """Base of the stop requests raised by ``report``. An engine saves its state and lets it through."""
 

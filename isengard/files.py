@@ -61,9 +61,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def sweep(folder: Path) -> int:
-    """Remove what killed processes left unfinished directly in ``folder``; how many."""
-    found = list(folder.glob(f"*{PARTIAL}*"))
+def sweep(folder: Path, name: str = "*") -> int:
+    """Remove what killed processes left unfinished directly in ``folder``, of this name only; how many."""
+    found = list(folder.glob(f"{name}{PARTIAL}*"))
     for entry in found:
         _discard(entry)
     return len(found)

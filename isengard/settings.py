@@ -31,6 +31,7 @@ class Settings(BaseModel):
 
     data_dir: Path = Field(Path("data"), description="everything the app writes lies in here")
     configs_dir: Path = Field(ROOT / "configs", description="model cards, presets and templates")
+    ai_toolkit: Path | None = Field(None, description="an existing checkout of AI-Toolkit")
     worker: WorkerMode = WorkerMode.PROCESS
     lease_s: float = Field(60.0, ge=1, le=3600, description="a silent worker loses its job after this time")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
@@ -71,7 +72,9 @@ class Settings(BaseModel):
                 + (f", got {detail['input']!r}" if name != "auth" else "")
             ) from None
         folders = {
-            name: getattr(settings, name).expanduser().resolve() for name in ("data_dir", "configs_dir")
+            name: folder.expanduser().resolve()
+            for name in ("data_dir", "configs_dir", "ai_toolkit")
+            if (folder := getattr(settings, name)) is not None
         }
         return settings.model_copy(update=folders)
 
@@ -113,6 +116,11 @@ class Settings(BaseModel):
     def runs_dir(self) -> Path:
         """Checkpoints, samples and metrics of each job, in a folder named by its id."""
         return self.data_dir / "runs"
+
+    @property
+    def ai_toolkit_dir(self) -> Path:
+        """The checkout of AI-Toolkit: the one that was given, else our own, which need not be there."""
+        return self.ai_toolkit or self.data_dir / "ai-toolkit"
 
     @property
     def cache_dir(self) -> Path:

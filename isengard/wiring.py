@@ -7,21 +7,24 @@ from typing import Any
 
 from isengard.domain.job import Job, JobKind
 from isengard.domain.model import Family
+from isengard.domain.training import AI_TOOLKIT, NATIVE
 from isengard.engines.base import IdentityScorer, Report
 from isengard.queue.base import JobQueue
 from isengard.queue.sqlite import SqliteQueue
+from isengard.services.ai_toolkit import AiToolkitService
 from isengard.services.characters import CharacterService
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
-from isengard.services.training import TrainingService
+from isengard.services.training import Engine, TrainingService
 from isengard.settings import ASSETS, Settings
+from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
-TRAINS = {"native": (Family.FLUX,)}
+TRAINS = {NATIVE: (Family.FLUX,), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
 GENERATES = (Family.FLUX,)
 
 
@@ -35,6 +38,7 @@ class Application:
     weights: Weights
     characters: CharacterService
     training: TrainingService
+    ai_toolkit: AiToolkitService
     images: ImageService
     jobs: JobService
 
@@ -49,6 +53,7 @@ def build(settings: Settings) -> Application:
             characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
         )
     )
+    ai_toolkit = AiToolkitService(checkout=_checkout(settings))
     return Application(
         settings=settings,
         queue=queue,
@@ -60,9 +65,13 @@ def build(settings: Settings) -> Application:
             catalog=catalog,
             weights=weights,
             characters=characters,
-            engines=TRAINS,
+            engines={
+                NATIVE: Engine(TRAINS[NATIVE]),
+                AI_TOOLKIT: Engine(TRAINS[AI_TOOLKIT], absence=ai_toolkit.absence),
+            },
             runs_dir=settings.runs_dir,
         ),
+        ai_toolkit=ai_toolkit,
         images=ImageService(
             queue=queue,
             catalog=catalog,
@@ -118,6 +127,14 @@ def drawn_figure_scorer() -> IdentityScorer:
     from isengard.engines.drawn_figures import DrawnFigureScorer
 
     return DrawnFigureScorer(ASSETS / "figure-encoder.safetensors")
+
+
+def _checkout(settings: Settings) -> Checkout:
+    return Checkout(
+        settings.ai_toolkit_dir,
+        owned=settings.ai_toolkit is None,
+        lock=settings.data_dir / "ai-toolkit.lock",
+    )
 
 
 def _loras(settings: Settings) -> Loras:

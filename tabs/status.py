@@ -48,6 +48,7 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
     def look(_: Any = None) -> dict[str, Any]:
         machine = page.machine.state()
         jobs = page.app.jobs.jobs(limit=50)
+        installation = page.app.ai_toolkit.installation()
         running = next((job for job in jobs if job.status is JobStatus.RUNNING), None)
         waiting = sum(job.status is JobStatus.QUEUED for job in jobs)
         return {
@@ -58,8 +59,15 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "training": None
             if running is None or running.kind is not JobKind.TRAIN_LORA
             else figures(running),
-            "again_s": turns.wait(WHILE_RUNNING_S if running else WHILE_IDLE_S),
-            "key": json.dumps([page.app.characters.version(), *(_changes(job) for job in jobs[:12])]),
+            "again_s": turns.wait(WHILE_RUNNING_S if running or installation.running else WHILE_IDLE_S),
+            "key": json.dumps(
+                [
+                    page.app.characters.version(),
+                    page.app.ai_toolkit.absence(),
+                    installation.model_dump(mode="json"),
+                    *(_changes(job) for job in jobs[:12]),
+                ]
+            ),
         }
 
     return look

@@ -35,6 +35,7 @@ def build(page: Page) -> Tab:
     again = functools.partial(_then, refresh=refresh, inputs=inputs, outputs=outputs)
     parts["form"].changed(refresh, inputs, outputs, trigger_mode="always_last", **QUIET)
     _wire_setup(parts, hidden, actions, again)
+    _wire_engine(parts, actions, again)
     _wire_run(parts, hidden, actions, again)
     _wire_lists(parts, hidden, actions, again)
     training_exchange.wire(exchange, page, form=parts["form"], hidden=hidden, again=again)
@@ -64,6 +65,7 @@ def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange]:
                 groups = training_fields.groups(page.app.training.engine_names)
                 parts["form"] = own("training_form", {}, elem_id="training-form", groups=groups)
                 exchange = training_exchange.lay()
+                parts["engine"] = own("training_engine", {}, elem_id="training-engine")
             parts["estimate"] = own("training_estimate", {}, elem_id="training-estimate")
             parts["start"] = gr.Button(
                 t("training.start"),
@@ -181,6 +183,31 @@ def _wire_setup(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions,
             start, [*chosen, parts["form"]], hidden["chosen"], show_progress="hidden", **PRIVATE
         )
     )
+
+
+def _wire_engine(parts: dict[str, Any], actions: Actions, again: Any) -> None:
+    @handled
+    def install_engine() -> None:
+        actions.install_engine()
+
+    @handled
+    def stop_installing() -> None:
+        actions.stop_installing()
+
+    @handled
+    def tell_installed() -> None:
+        if actions.installed_engine():
+            gr.Info("AI-Toolkit is installed; trainings of real base models use it from now on.", duration=8)
+        else:
+            gr.Info("The installation was cancelled; what was whole by then stays.", duration=5)
+
+    notice = parts["engine"]
+    for event, handler in (
+        (notice.install, install_engine),
+        (notice.halt, stop_installing),
+        (notice.ended, tell_installed),
+    ):
+        again(event(handler, None, None, show_progress="hidden", **PRIVATE))
 
 
 def _wire_run(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from isengard.domain.job import Job, JobStatus
-from isengard.errors import InvalidSpec
+from isengard.errors import InstallFailed, InvalidSpec
+from isengard.services.ai_toolkit import Outcome
 from isengard.services.training import read_payload
 from tabs import training_fields
 from tabs.common import Page
@@ -27,6 +28,20 @@ class Actions:
             preset=choice.preset,
             overrides=training_fields.overrides(form),
         )
+
+    def install_engine(self) -> None:
+        """Install AI-Toolkit in the background."""
+        self._app.ai_toolkit.start()
+
+    def stop_installing(self) -> None:
+        self._app.ai_toolkit.cancel()
+
+    def installed_engine(self) -> bool:
+        """Whether the last installation reached its end; False when it was cancelled. Raises: InstallFailed."""
+        installation = self._app.ai_toolkit.installation()
+        if installation.outcome is Outcome.FAILED:
+            raise InstallFailed(installation.error)
+        return installation.outcome is Outcome.INSTALLED
 
     def cancel(self, job_id: str) -> Job:
         return self._app.jobs.cancel(job_id)

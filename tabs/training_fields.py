@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from isengard.domain.presets import IDENTITY_FIELDS
-from isengard.domain.training import TARGETS, TrainingSpec
+from isengard.domain.training import AI_TOOLKIT, NATIVE, TARGETS, TrainingSpec
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Length": ("steps", "batch_size", "gradient_accumulation_steps", "seed"),
@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 #: For fields whose name says enough to a program and too little to a person.
 EXPLAINED: Mapping[str, str] = {
     "targets": "layers that are adapted: attention, attention_mlp, all_linear, or a regular expression of module names",
-    "engine": "the trainer that does the work",
+    "engine": "the trainer that does the work: AI-Toolkit for real base models where it is installed, else Isengard's own",
     "max_grad_norm": "gradients longer than this are shortened; 0 switches it off",
     "ema_decay": "share of the past in the averaged weights; 0 switches it off",
     "validate_every": "how often the loss on the validation set is measured; 0 switches it off",
@@ -57,6 +57,7 @@ UNITS: Mapping[str, str] = {
     "sample_resolution": "pixels", "gradient_accumulation_steps": "passes", "keep_checkpoints": "checkpoints",
     "max_upscale": "times",
 }  # fmt: skip
+ENGINES: Mapping[str, str] = {NATIVE: "Isengard", AI_TOOLKIT: "AI-Toolkit"}
 LABELS: Mapping[str, str] = {
     "max_grad_norm": "Gradient clipping", "ema_decay": "Moving average (EMA)", "flip": "Mirror pictures",
     "guidance_scale": "Guidance while training", "gradient_accumulation_steps": "Gradient accumulation",
@@ -73,11 +74,11 @@ def groups(engines: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def describe(name: str, engines: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One field: what kind of input it needs, and what to say about it."""
+    """One field: what kind of input it needs, and what to say about it. ``choices``: label and value of each."""
     field = TrainingSpec.model_fields[name]
     kind, choices = _kind(field)
     if name == "engine":
-        kind, choices = "choice", list(engines)
+        kind, choices = "choice", [(ENGINES.get(engine, engine), engine) for engine in engines]
     explanation = EXPLAINED.get(name) or field.description or ""
     return {
         "name": name,
@@ -118,12 +119,12 @@ def _rules(field: FieldInfo) -> Iterator[Any]:
             yield from getattr(part, "metadata", [part])
 
 
-def _kind(field: FieldInfo) -> tuple[str, list[str]]:
+def _kind(field: FieldInfo) -> tuple[str, list[tuple[str, str]]]:
     kind: Any = field.annotation
     if get_origin(kind) is tuple:
         return ("lines" if get_args(kind)[0] is str else "numbers"), []
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return "choice", [str(value) for value in kind]
+        return "choice", [(str(value), str(value)) for value in kind]
     return {bool: "switch", int: "number", float: "number"}.get(kind, "text"), []
 
 

@@ -48,7 +48,8 @@ class Setup:
         if problem := self._known()["problem"]:
             return _nothing(problem)
         room = self._estimator.free_bytes() // 50_000_000
-        stamp = (self._files(), self._of_character(choice.character), jobs, room)
+        engines = self._engines(choice.model)
+        stamp = (self._files(), self._of_character(choice.character), jobs, room, engines)
         made: dict[str, Any] = self._view(choice, json.dumps(overrides, sort_keys=True), stamp)
         if not made["planned"]:
             return made
@@ -74,6 +75,11 @@ class Setup:
         folder = self._page.app.settings.configs_dir
         files = [folder / "models.yaml", *sorted((folder / "training").glob("*.yaml"))]
         return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
+
+    def _engines(self, model: str) -> tuple[str, ...]:
+        """What can train the model now: AI-Toolkit may come while the page is open."""
+        card = self._known()["cards"].get(model)
+        return () if card is None else self._page.app.training.available_engines(card)
 
     def _of_character(self, character_id: str) -> Any:
         try:

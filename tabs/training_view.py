@@ -8,12 +8,15 @@ from typing import Any
 
 from isengard.domain.job import Job, JobKind, JobStatus
 from isengard.errors import IsengardError
+from isengard.services.ai_toolkit import AiToolkitService
 from tabs import training_fields, training_lists, training_live
 from tabs.common import Page
 from tabs.training_setup import Choice, Setup
 
 #: Ended trainings in the history.
 HISTORY = 40
+#: How the texts name the two parts of an installation.
+STAGES = {"source": "source", "packages": "pip"}
 
 
 class View:
@@ -44,6 +47,7 @@ class View:
                 "about": choices["about"].get(choice.preset, ""),
             },
             "form": setup["form"],
+            "engine": engine_notice(self._page.app.ai_toolkit),
             "estimate": setup["estimate"],
             "start": bool(choice.character),
             **self._run(job, titles, presets),
@@ -126,6 +130,28 @@ class View:
             return False
         spec = training_live.spec_of(job)
         return spec is not None and spec.character == character
+
+
+def engine_notice(toolkit: AiToolkitService) -> dict[str, Any]:
+    """What is said of AI-Toolkit: nothing when it can be used, or when the user chose another version of it."""
+    state, installation = toolkit.state(), toolkit.installation()
+    matter = "" if state.usable and (state.is_pinned or not state.owned) else state.matter
+    if installation.running:
+        share = installation.fraction
+        return {
+            "installing": True,
+            "stage": STAGES.get(str(installation.stage), ""),
+            "percent": None if share is None else round(100 * share),
+            "message": installation.message,
+            "ended": installation.ended,
+        }
+    error = installation.error or (state.reason if matter and not state.owned else "")
+    return {
+        "matter": matter,
+        "missing": state.missing,
+        "error": error if matter else "",
+        "ended": installation.ended,
+    }
 
 
 def shown(jobs: list[Job], chosen: str) -> Job | None:

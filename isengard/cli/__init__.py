@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from isengard import __version__, logs
-from isengard.cli import characters, demo, doctor, generate, jobs, lora, models, train, worker
+from isengard.cli import ai_toolkit, characters, demo, doctor, generate, jobs, lora, models, train, worker
 from isengard.cli.common import err
 from isengard.errors import IsengardError
 from isengard.settings import Settings, WorkerMode
@@ -123,5 +123,6 @@ app.add_typer(lora.app, name="lora", rich_help_panel=KEPT)
 jobs.app.command("retry")(train.retry)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=KEPT)
 app.command("models", rich_help_panel=KEPT)(models.models)
+app.add_typer(ai_toolkit.app, name="ai-toolkit", rich_help_panel=MACHINE)
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)
 app.command("worker", rich_help_panel=MACHINE)(worker.worker)

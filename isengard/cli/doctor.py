@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from filelock import FileLock, Timeout
-from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +21,8 @@ from isengard.domain.base import Frozen
 from isengard.domain.job import JobStatus
 from isengard.errors import IsengardError
 from isengard.settings import ROOT, Settings, WorkerMode
+from isengard.store.ai_toolkit import OURS, CheckoutState, Matter
+from isengard.store.packages import packages
 from isengard.supervisor import is_held, lock_path
 from isengard.wiring import Application
 
@@ -32,6 +32,9 @@ FREE_BYTES_ADVISED = 5 * GB
 FREE_BYTES_NEEDED = GB // 5
 PROBE = ["-m", "isengard.engines.probe"]
 PROBE_TIMEOUT_S = 120
+#: Trains a tiny model for two steps with AI-Toolkit; ends with 0 when that works.
+SMOKE = ["-m", "isengard.engines.ai_toolkit.smoke"]
+SMOKE_TIMEOUT_S = 600
 
 
 class Verdict(StrEnum):
@@ -57,9 +60,12 @@ class Finding(Frozen):
 def doctor(
     context: typer.Context,
     *,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Also train a tiny model for two steps with AI-Toolkit.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:
-    """Check this machine: Python and packages, the device, the data folder, configs, base models and the worker.
+    """Check this machine: Python and packages, the device, the data folder, configs, base models, engines, the worker.
 
     Ends with exit code 1 when something is broken. A warning is no hindrance: a base model that is missing only
     matters when you want to use it. When all is well, go on with: python -m isengard demo
@@ -74,7 +80,8 @@ def doctor(
     except (IsengardError, OSError, sqlite3.Error) as error:
         findings.append(_broken("application", error))
     else:
-        findings += [finding for part in (_configs, _base_models, _jobs) for finding in _safely(part, app)]
+        parts = (_configs, _base_models, _ai_toolkit, *((_smoke,) if smoke else ()), _jobs)
+        findings += [finding for part in parts for finding in _safely(part, app)]
     broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
     if as_json:
         print_json([finding.model_dump(mode="json") for finding in findings])
@@ -97,23 +104,12 @@ def _packages(_: Settings) -> Iterator[Finding]:
     running = ".".join(map(str, sys.version_info[:3]))
     verdict = Verdict.OK if sys.version_info >= (3, 11) else Verdict.BROKEN
     yield Finding(what="python", verdict=verdict, detail=f"{running} (3.11 or newer is needed)")
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wrong = [said for line in lines if line[:1].isalpha() for said in _unmet(Requirement(line))]
+    wrong = [package.complaint for package in packages(OURS) if not package.fits]
     if wrong:
         detail = f"{', '.join(wrong)}; run: pip install -r requirements.txt"
         yield Finding(what="packages", verdict=Verdict.BROKEN, detail=detail)
     else:
         yield Finding(what="packages", verdict=Verdict.OK, detail="as requirements.txt asks for")
-
-
-def _unmet(requirement: Requirement) -> Iterator[str]:
-    try:
-        installed = version(requirement.name)
-    except PackageNotFoundError:
-        yield f"{requirement.name} is not installed"
-        return
-    if not requirement.specifier.contains(installed, prereleases=True):
-        yield f"{requirement} is needed, {installed} is installed"
 
 
 def _torch(settings: Settings) -> Iterator[Finding]:
@@ -191,6 +187,53 @@ def _base_models(app: Application) -> Iterator[Finding]:
             verdict = Verdict.BROKEN if card.path else Verdict.WARNING
             detail = f"{found.state}; how to get it: python -m isengard models {card.name}"
         yield Finding(what=f"model {card.name}", verdict=verdict, detail=detail)
+
+
+def _ai_toolkit(app: Application) -> Iterator[Finding]:
+    """It is optional: without it our own engine trains."""
+    state = app.ai_toolkit.state()
+    if state.matter is Matter.ABSENT:
+        detail = state.reason if not state.owned else f"not installed; {state.reason.partition('; ')[2]}"
+        yield Finding(
+            what="ai-toolkit", verdict=Verdict.OK if state.owned else Verdict.WARNING, detail=detail
+        )
+        return
+    detail = f"commit {(state.commit or 'unknown')[:10]} in {state.path}"
+    if state.is_pinned:
+        yield Finding(what="ai-toolkit", verdict=Verdict.OK, detail=f"{detail}, the tested one")
+    else:
+        detail += f"; tested is {state.pinned[:10]}"
+        yield Finding(what="ai-toolkit", verdict=Verdict.WARNING, detail=detail)
+    yield _its_packages(state)
+
+
+def _its_packages(state: CheckoutState) -> Finding:
+    if state.missing:
+        return Finding(what="ai-toolkit packages", verdict=Verdict.WARNING, detail=state.reason)
+    versions = ", ".join(f"{package.name} {package.installed}" for package in state.packages)
+    return Finding(what="ai-toolkit packages", verdict=Verdict.OK, detail=versions)
+
+
+def _smoke(app: Application) -> Iterator[Finding]:
+    """In a process of its own, as a training in this one would change how everything after it runs."""
+    what = "ai-toolkit smoke"
+    if absence := app.ai_toolkit.absence():
+        yield Finding(what=what, verdict=Verdict.WARNING, detail=f"not tried: {absence}")
+        return
+    done = subprocess.run(  # noqa: S603  # our own module
+        [sys.executable, *SMOKE],
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_TIMEOUT_S,
+        cwd=ROOT,
+        env=app.settings.child_environment(),
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Finding(what=what, verdict=Verdict.BROKEN, detail=f"AI-Toolkit does not train: {last}")
+    else:
+        yield Finding(what=what, verdict=Verdict.OK, detail="two steps on a tiny model")
 
 
 def _jobs(app: Application) -> Iterator[Finding]:

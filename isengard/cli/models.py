@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from isengard.cli.common import application, out, print_json
-from isengard.wiring import GENERATES, TRAINS
+from isengard.wiring import GENERATES
 
 
 def models(
@@ -32,8 +32,7 @@ def models(
         table.add_column(heading, no_wrap=heading != "Licence")
     for card, found in rows:
         memory = f"{card.train_memory_gb:g}/{card.generate_memory_gb:g}"
-        trainable = any(card.family in families for families in TRAINS.values())
-        trains = ("yes" if trainable else "not yet") if card.trains else "no"
+        trains = ("yes" if app.training.available_engines(card) else "not yet") if card.trains else "no"
         images = "yes" if card.family in GENERATES else "not yet"
         table.add_row(card.name, found.state, trains, images, memory, card.licence)
     out.print(table)

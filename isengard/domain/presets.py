@@ -20,9 +20,12 @@ def resolve_spec(
     trigger: str,
     class_word: str,
     image_count: int,
+    engine: str,
     overrides: Mapping[str, Any],
 ) -> TrainingSpec:
     """Say everything the preset leaves open. Later wins: defaults, model card, preset, preset for this model, overrides.
+
+    ``engine`` trains where neither the preset nor an override names another.
 
     Raises:
         InvalidSpec: names each wrong field, or says that the model only generates.
@@ -33,6 +36,7 @@ def resolve_spec(
             " choose a model that trains (see: python -m isengard models)"
         )
     chosen = {
+        "engine": engine,
         "steps": min(max(preset.steps_per_image * image_count, preset.min_steps), preset.max_steps),
         "sample_steps": card.num_inference_steps,
         "sample_guidance_scale": card.guidance_scale,

@@ -54,12 +54,16 @@ TARGETS = ("attention", "attention_mlp", "all_linear")
 Resolution = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
 
 
+#: The engines a training can name: our own trainer, and AI-Toolkit's.
+NATIVE, AI_TOOLKIT = "native", "ai-toolkit"
+
+
 class TrainingSpec(Frozen, allow_inf_nan=False):
     """One training, wholly described: with the same images it gives the same weights."""
 
     character: str = Field(description="character id")
     base_model: str = Field(description="name of a model card")
-    engine: str = Field("native", description="native, or ai-toolkit")
+    engine: str = Field(NATIVE, description="native, or ai-toolkit")
     preset: str = Field("", description="the preset it was made from, for the record")
     trigger: str = Field(min_length=1, description="stands for [trigger] in captions and prompts")
     class_word: str = "person"

@@ -2,7 +2,8 @@
 
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,24 @@ from isengard.domain import ai_toolkit
 from isengard.domain.ai_toolkit_import import MAX_CHARACTERS, ImportedSettings, from_yaml
 from isengard.domain.base import validated
 from isengard.domain.job import Job, JobKind, JobStatus, Lane
-from isengard.domain.model import Family
+from isengard.domain.model import Family, ModelCard
 from isengard.domain.presets import resolve_spec
-from isengard.domain.training import RESUMABLE_FIELDS, TrainingImage, TrainingSpec
+from isengard.domain.training import AI_TOOLKIT, NATIVE, RESUMABLE_FIELDS, TrainingImage, TrainingSpec
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.files import replacing, write_text
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A trainer that a training can name."""
+
+    families: Collection[Family]
+    absence: Callable[[], str] = lambda: ""
+    """Why it cannot be used just now, with the way out; empty when it can. Asked often."""
 
 
 class TrainingService:
@@ -31,7 +41,7 @@ class TrainingService:
         catalog: Catalog,
         weights: Weights,
         characters: CharacterService,
-        engines: Mapping[str, Collection[Family]],
+        engines: Mapping[str, Engine],
         runs_dir: Path,
     ) -> None:
         self._queue = queue
@@ -59,18 +69,40 @@ class TrainingService:
             trigger=character.trigger,
             class_word=character.class_word,
             image_count=len(character.images),
+            engine=self.default_engine(card),
             overrides=overrides,
         )
-        if spec.engine not in self._engines:
+        self._check_engine(spec, card)
+        return spec
+
+    def default_engine(self, card: ModelCard) -> str:
+        """AI-Toolkit for a model that has to be downloaded, where it can be used; else our own."""
+        fits = card.repository is not None and AI_TOOLKIT in self.available_engines(card)
+        return AI_TOOLKIT if fits else NATIVE
+
+    def available_engines(self, card: ModelCard) -> tuple[str, ...]:
+        """The engines that can train this model here and now."""
+        fitting = {name: engine for name, engine in self._engines.items() if card.family in engine.families}
+        return tuple(name for name, engine in fitting.items() if not engine.absence())
+
+    def _check_engine(self, spec: TrainingSpec, card: ModelCard) -> None:
+        """Raises: InvalidSpec, with an engine that would do and how to get it."""
+        engine = self._engines.get(spec.engine)
+        if engine is None:
             known = ", ".join(sorted(self._engines))
             raise InvalidSpec(f"engine must be one of {known}, got {spec.engine!r}")
-        if card.family not in self._engines[spec.engine]:
-            known = ", ".join(sorted(self._engines[spec.engine]))
+        others = {name: other for name, other in self._engines.items() if card.family in other.families}
+        if card.family not in engine.families:
+            known = ", ".join(sorted(engine.families))
+            ways = [other.absence() or f"choose the engine {name!r}" for name, other in others.items()]
             raise InvalidSpec(
                 f"base_model: the engine {spec.engine!r} trains the families {known} so far, "
-                f"and {card.title} is of the family {card.family}"
+                f"and {card.title} is of the family {card.family}" + "".join(f"; {way}" for way in ways)
             )
-        return spec
+        if absence := engine.absence():
+            ready = self.available_engines(card)
+            way = f"; or choose the engine {ready[0]!r}" if ready else ""
+            raise InvalidSpec(f"engine: {spec.engine!r} cannot be used: {absence}{way}")
 
     def submit(self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]) -> Job:
         """Enqueue a training. The images and captions are those of this moment.
@@ -127,6 +159,7 @@ class TrainingService:
             )
         spec, images, name = read_payload(job)
         changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
+        self._check_engine(changed, self._catalog.model(changed.base_model))
         return self._queue.requeue(job_id, {**job.payload, **payload(changed, images, name)})
 
     def extend(self, job_id: str, steps: int) -> Job:
@@ -143,6 +176,7 @@ class TrainingService:
         if steps <= spec.steps:
             raise InvalidSpec(f"steps: must be above the {spec.steps} it was trained for, got {steps}")
         longer = validated(TrainingSpec, {**spec.model_dump(mode="json"), "steps": steps})
+        self._check_engine(longer, self._catalog.model(longer.base_model))
         source, new_id = self._runs_dir / job_id, secrets.token_hex(6)
         last = source / "checkpoints" / f"step-{spec.steps:08d}"
         if not last.is_dir():

@@ -11,7 +11,7 @@ from isengard.domain.base import Frozen, validated
 from isengard.domain.generation import GenerationTemplate, ImageSpec
 from isengard.domain.model import ModelCard
 from isengard.domain.presets import resolve_spec
-from isengard.domain.training import TrainingPreset
+from isengard.domain.training import NATIVE, TrainingPreset
 from isengard.errors import InvalidSpec, NotFound
 
 Model = TypeVar("Model", bound=Frozen)
@@ -92,7 +92,14 @@ def _try_preset(path: Path, preset: TrainingPreset, cards: tuple[ModelCard, ...]
         if card.trains:
             with _naming(path):
                 resolve_spec(
-                    preset, card, character="x", trigger="x", class_word="x", image_count=10, overrides={}
+                    preset,
+                    card,
+                    character="x",
+                    trigger="x",
+                    class_word="x",
+                    image_count=10,
+                    engine=NATIVE,
+                    overrides={},
                 )
 
 

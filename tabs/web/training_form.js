@@ -6,7 +6,7 @@ let soon = 0;
 function input(field, id) {
   if (field.kind === "choice") {
     const select = make("select", { id });
-    for (const choice of field.choices) make("option", { value: choice, textContent: choice }, select);
+    for (const [textContent, value] of field.choices) make("option", { value, textContent }, select);
     return select;
   }
   if (field.kind === "lines") return make("textarea", { id, rows: 3 });
@@ -36,7 +36,8 @@ function build() {
         control.setAttribute("list", list.id);
       }
       control.addEventListener("change", () => changed(field.name));
-      fields.set(field.name, { row, control, other, kind: field.kind });
+      const labels = Object.fromEntries(field.choices.map(([label, value]) => [value, label]));
+      fields.set(field.name, { row, control, other, labels, kind: field.kind });
     }
   }
 }
@@ -76,7 +77,7 @@ function paint(forced = false) {
     entry.row.classList.toggle("changed", name in overrides);
     const differs = name in overrides ? base[name] : compared[name];
     entry.other.hidden = differs === undefined;
-    const said = differs === true ? say("form.on") : differs === false ? say("form.off") : String(differs).replaceAll("\n", " / ");
+    const said = differs === true ? say("form.on") : differs === false ? say("form.off") : String(entry.labels[differs] || differs).replaceAll("\n", " / ");
     entry.other.textContent = differs === undefined ? "" : (name in overrides ? say("form.preset") : compared_with) + ": " + (said === "" ? say("form.none") : said);
   }
   const label = (name) => fields.get(name).row.querySelector("label").textContent.toLowerCase();

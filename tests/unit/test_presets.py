@@ -23,6 +23,7 @@ def resolve(*, images=10, card=CARD, overrides=None):
         trigger="ohwx",
         class_word="woman",
         image_count=images,
+        engine="native",
         overrides=overrides or {},
     )
 

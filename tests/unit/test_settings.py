@@ -37,6 +37,15 @@ def test_a_tilde_and_a_relative_folder_become_absolute(monkeypatch, tmp_path):
     assert Settings.load({}, configs_dir="x").configs_dir.is_absolute()
 
 
+def test_a_given_checkout_of_ai_toolkit_wins_over_the_one_in_the_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings.load({"ISENGARD_AI_TOOLKIT": "~/checkout"}, data_dir=tmp_path)
+    assert settings.ai_toolkit == settings.ai_toolkit_dir == tmp_path / "checkout"
+    assert Settings.load(settings.child_environment()).ai_toolkit == tmp_path / "checkout"
+    none_given = Settings.load({"ISENGARD_AI_TOOLKIT": ""}, data_dir=tmp_path)
+    assert (none_given.ai_toolkit, none_given.ai_toolkit_dir) == (None, tmp_path / "ai-toolkit")
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("WORKER", "often"), ("LEASE_S", "0"), ("LEASE_S", "nan"), ("DEVICE", "gpu"), ("LOG_LEVEL", "loud")],

@@ -50,7 +50,11 @@ def test_a_plan_starts_nothing(app):
         ({"preset": "slow"}, NotFound, "there is no training preset 'slow' \\(known: quick\\)"),
         ({"overrides": {"rnk": 3}}, InvalidSpec, "unknown setting 'rnk' \\(did you mean 'rank'\\?\\)"),
         ({"overrides": {"steps": 0}}, InvalidSpec, "steps: must be greater than or equal to 1, got 0"),
-        ({"overrides": {"engine": "kohya"}}, InvalidSpec, "engine must be one of native, got 'kohya'"),
+        (
+            {"overrides": {"engine": "kohya"}},
+            InvalidSpec,
+            "engine must be one of ai-toolkit, native, got 'kohya'",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_waits(app, choice, error, said):

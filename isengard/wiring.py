@@ -1,5 +1,6 @@
 """Composition root: the only place that names concrete classes."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,7 @@ def build_handlers(
     settings: Settings, application: Application
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
+    from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
     from isengard.engines.device import choose_device
     from isengard.engines.native.flux import FluxAdapter
     from isengard.engines.native.trainer import NativeTrainer
@@ -97,11 +99,17 @@ def build_handlers(
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
+    adapters = {Family.FLUX: FluxAdapter}
     generator = PipelineGenerator(device=device)
     loras = _loras(settings)
     return {
         JobKind.TRAIN_LORA: TrainLora(
-            trainers={"native": NativeTrainer(adapters={Family.FLUX: FluxAdapter}, device=device)},
+            trainers={
+                NATIVE: NativeTrainer(adapters=adapters, device=device),
+                AI_TOOLKIT: AIToolkitTrainer(
+                    checkout=settings.ai_toolkit_dir, adapters=adapters, device=device
+                ),
+            },
             generator=generator,
             verifier=PipelineVerifier(generator=generator),
             catalog=application.catalog,
@@ -120,6 +128,11 @@ def build_handlers(
             runs_dir=settings.runs_dir,
         ),
     }
+
+
+def is_spent() -> bool:
+    """Whether AI-Toolkit was imported here: what it changes in the process must not reach the next job."""
+    return "toolkit.accelerator" in sys.modules
 
 
 def drawn_figure_scorer() -> IdentityScorer:

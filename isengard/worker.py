@@ -180,14 +180,18 @@ class Worker:
         lease_s: float,
         clock: Callable[[], float] = time.monotonic,
         owns_process: bool = False,
+        spent: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``owns_process``: nothing else happens in this process, so each of its log lines is the job's."""
+        """``owns_process``: nothing else happens in this process, so each of its log lines is the job's.
+
+        ``spent``: whether a job has left things behind in the process, so that the next needs another one.
+        """
         self._queue, self._handlers, self._name, self._lease_s = queue, handlers, name, lease_s
-        self._clock, self._owns_process = clock, owns_process
+        self._clock, self._owns_process, self._spent = clock, owns_process, spent
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.25) -> None:
-        """Run jobs until ``stop`` is set; the job at hand yields then."""
-        while not stop.is_set():
+        """Run jobs until ``stop`` is set, when the job at hand yields, or until the process is spent."""
+        while not stop.is_set() and not self._spent():
             try:
                 if self.run_one(stop):
                     continue

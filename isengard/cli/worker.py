@@ -1,13 +1,18 @@
 """``python -m isengard worker``: runs the jobs of one device."""
 
+import logging
+import os
+import sys
 from typing import Annotated
 
 import typer
 
 from isengard.cli.common import application, err
 from isengard.supervisor import end_with_parent, only_worker, stopping
-from isengard.wiring import build_handlers
+from isengard.wiring import build_handlers, is_spent
 from isengard.worker import Worker
+
+log = logging.getLogger(__name__)
 
 
 def worker(
@@ -34,10 +39,14 @@ def worker(
             name=name,
             lease_s=settings.lease_s,
             owns_process=True,
+            spent=is_spent,
         )
         err.print(f"worker {name} is ready; Ctrl-C saves and ends")
         if once:
-            while not stop.is_set() and ours.run_one(stop):
+            while not stop.is_set() and not is_spent() and ours.run_one(stop):
                 pass
         else:
             ours.run(stop)
+    if is_spent() and not stop.is_set():
+        log.info("worker starts anew")
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line

@@ -69,11 +69,11 @@ def load(checkout: Path) -> Toolkit:
 @contextmanager
 def _importable(checkout: Path) -> Iterator[None]:
     """Its modules stay loaded; its folder does not stay on the path, where its names would hide others."""
-    sys.path.insert(0, str(checkout))
+    sys.path.insert(0, str(checkout))  # noqa: TID251  # it cannot be installed
     try:
         yield
     finally:
-        sys.path.remove(str(checkout))
+        sys.path.remove(str(checkout))  # noqa: TID251  # as above
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def fenced(toolkit: Toolkit, *, device: torch.device, text_length: int, on_item:
     output = _Log(sys.stdout)
     with ExitStack() as stack:
         put = stack.enter_context
-        put(mock.patch.object(toolkit.process_module, "get_model_class", lambda _: toolkit.model))
+        put(mock.patch.object(toolkit.process_module, "get_model_class", return_value=toolkit.model))
         put(
             mock.patch.object(
                 toolkit.process_module,
@@ -116,9 +116,10 @@ def _accelerator(toolkit: Toolkit, device: torch.device) -> Any:
     """AI-Toolkit's one accelerator, made for the device before it makes one itself. It serves every run of a process."""
     from accelerate import Accelerator
 
-    if toolkit.accelerator_module.global_accelerator is None:
-        toolkit.accelerator_module.global_accelerator = Accelerator(cpu=device.type == "cpu")
-    return toolkit.accelerator_module.global_accelerator
+    module: Any = toolkit.accelerator_module
+    if module.global_accelerator is None:
+        module.global_accelerator = Accelerator(cpu=device.type == "cpu")
+    return module.global_accelerator
 
 
 class CacheBar:

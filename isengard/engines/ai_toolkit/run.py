@@ -240,7 +240,7 @@ class Run:
         seed = (self._spec.seed << 32 | self.step) % 2**63
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  # AI-Toolkit draws from it
+        np.random.seed(seed % 2**32)  # AI-Toolkit draws from it
 
     def _trained_share(self) -> str:
         given, trained = self._batches["given"], self._batches["trained"]

@@ -164,4 +164,3 @@ def write_dataset(folder: Path, images: Sequence[TrainingImage]) -> Path:
             shutil.copyfile(image.path, temporary / f"{name}{image.path.suffix}")
             (temporary / f"{name}.txt").write_text(image.caption, encoding="utf-8")
     return folder
-

@@ -21,8 +21,8 @@ from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
-TRAINS = {"native": (Family.FLUX,)}
-GENERATES = (Family.FLUX,)
+TRAINS = {"native": (Family.FLUX, Family.SDXL)}
+GENERATES = (Family.FLUX, Family.SDXL)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def build_handlers(
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
     from isengard.engines.device import choose_device
+    from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
+    from isengard.engines.native.sdxl import SdxlAdapter
     from isengard.engines.native.trainer import NativeTrainer
     from isengard.engines.pipelines.generator import PipelineGenerator
     from isengard.engines.pipelines.verifier import PipelineVerifier
@@ -88,11 +90,12 @@ def build_handlers(
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
+    adapters: Mapping[Family, AdapterFactory] = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
     generator = PipelineGenerator(device=device)
     loras = _loras(settings)
     return {
         JobKind.TRAIN_LORA: TrainLora(
-            trainers={"native": NativeTrainer(adapters={Family.FLUX: FluxAdapter}, device=device)},
+            trainers={"native": NativeTrainer(adapters=adapters, device=device)},
             generator=generator,
             verifier=PipelineVerifier(generator=generator),
             catalog=application.catalog,

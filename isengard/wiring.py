@@ -25,8 +25,8 @@ from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
-TRAINS = {NATIVE: (Family.FLUX,), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
-GENERATES = (Family.FLUX,)
+TRAINS = {NATIVE: (Family.FLUX, Family.SDXL), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
+GENERATES = (Family.FLUX, Family.SDXL)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def build_handlers(
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
     from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
     from isengard.engines.device import choose_device
+    from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
+    from isengard.engines.native.sdxl import SdxlAdapter
     from isengard.engines.native.trainer import NativeTrainer
     from isengard.engines.pipelines.generator import PipelineGenerator
     from isengard.engines.pipelines.verifier import PipelineVerifier
@@ -99,7 +101,7 @@ def build_handlers(
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
-    adapters = {Family.FLUX: FluxAdapter}
+    adapters: Mapping[Family, AdapterFactory] = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
     generator = PipelineGenerator(device=device)
     loras = _loras(settings)
     return {

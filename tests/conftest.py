@@ -99,6 +99,80 @@ def tiny_model(tiny_flux: Path) -> LocalModel:
     return LocalModel(card=card, path=tiny_flux)
 
 
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SDXL's parts, a few channels wide with random weights, in diffusers' layout. The UNet has SDXL's own blocks."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(ASSETS / "demo-base" / "tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {
+            "text_encoder": CLIPTextModel(text),
+            "text_encoder_2": CLIPTextModelWithProjection(text),
+            "vae": AutoencoderKL(
+                block_out_channels=(4, 4, 8, 8),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                norm_num_groups=2,
+                latent_channels=4,
+                scaling_factor=0.13025,
+            ),
+            "unet": UNet2DConditionModel(
+                sample_size=8,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                block_out_channels=(8, 16, 16),
+                transformer_layers_per_block=(1, 2, 1),
+                attention_head_dim=(1, 2, 2),
+                norm_num_groups=4,
+                cross_attention_dim=32,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + 16,
+            ),
+        }
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    folder = tmp_path_factory.mktemp("tiny-sdxl")
+    StableDiffusionXLPipeline(
+        **parts, scheduler=scheduler, tokenizer=tokenizer, tokenizer_2=tokenizer
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_model(tiny_sdxl: Path, tiny_model: LocalModel) -> LocalModel:
+    """The tiny SDXL with its card."""
+    changes = {
+        "name": "tiny-sdxl", "title": "Tiny SDXL", "family": Family.SDXL, "path": tiny_sdxl, "guidance_scale": 5,
+    }  # fmt: skip
+    return LocalModel(card=tiny_model.card.model_copy(update=changes), path=tiny_sdxl)
+
+
 @pytest.fixture
 def training_images(tmp_path) -> list[TrainingImage]:
     """Nine pictures of coloured noise, each with its own caption."""

@@ -1,8 +1,9 @@
 """LoRA files: what we write, what we accept, and conversion for other programs.
 
-Two layouts are read. *diffusers*: ``transformer.<module>.lora_A.weight`` and ``.lora_B.weight``. *kohya*, for ComfyUI
-and A1111-style programs: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the output is
-scaled by alpha / rank. `lora_keys` says how modules correspond.
+Two layouts are read. *diffusers*: ``<component>.<module>.lora_A.weight`` and ``.lora_B.weight``, where the component is
+the pipeline's ``transformer`` (FLUX.1) or ``unet`` (SDXL); its older ``.lora.down.weight`` and ``.lora.up.weight`` too.
+*kohya*, for ComfyUI and A1111-style programs: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and
+``.alpha``; the output is scaled by alpha / rank. `lora_keys` and `lora_keys_sdxl` say how modules correspond.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from pydantic import ValidationError
@@ -20,13 +22,17 @@ from torch import Tensor
 
 from isengard.domain.model import Family, ModelCard
 from isengard.domain.training import TrainingSpec
-from isengard.engines.lora_keys import Pairs, from_kohya, to_kohya
+from isengard.engines import lora_keys, lora_keys_sdxl
+from isengard.engines.lora_keys import Pairs
 from isengard.errors import LoraRefused
 from isengard.files import write_bytes
 
 SPEC_KEY = "isengard.spec"
-DIFFUSERS = "transformer."
+TRANSFORMER = "transformer"
+UNET = "unet"
 KOHYA = "lora_unet_"
+_NAMES: dict[str, ModuleType] = {TRANSFORMER: lora_keys, UNET: lora_keys_sdxl}
+_UNET_IN_KOHYA = re.compile(rf"{KOHYA}(input|middle|output|down|mid|up)_block")
 
 _REFUSED = (
     (r"\.lokr_", "it is a LoKr file; train a plain LoRA instead"),
@@ -37,10 +43,6 @@ _REFUSED = (
         "its keys begin with diffusion_model., which would load without an effect; convert it to kohya keys",
     ),
     (r"^(text_encoder|lora_te)", "it also changes a text encoder; export it without that part"),
-    (
-        r"^unet\.|^lora_unet_(input_|middle_|output_|down_|mid_|up_)",
-        "it was made for a Stable Diffusion model; choose a LoRA made for FLUX.1",
-    ),
 )
 _METADATA_BY_FAMILY = {
     Family.FLUX: {
@@ -48,8 +50,16 @@ _METADATA_BY_FAMILY = {
         "ss_base_model_version": "flux1",
         "ss_network_module": "networks.lora_flux",
     },
+    Family.SDXL: {
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+    },
 }
-_IMPLEMENTATION = {False: "diffusers", True: "https://github.com/black-forest-labs/flux"}
+_ORIGINAL_CODE = {
+    TRANSFORMER: "https://github.com/black-forest-labs/flux",
+    UNET: "https://github.com/Stability-AI/generative-models",
+}
 
 
 def save_lora(
@@ -66,7 +76,7 @@ def save_lora(
 
     Args:
         path: The ``.safetensors`` file.
-        weights: ``transformer.<module>.lora_A.weight`` ``(rank, in)`` and ``.lora_B.weight`` ``(out, rank)``.
+        weights: ``<component>.<module>.lora_A.weight`` ``(rank, in)`` and ``.lora_B.weight`` ``(out, rank)``.
             Alpha is folded in: the delta is ``B @ A``.
         spec: The training; it travels in the file.
         card: The base model.
@@ -106,6 +116,11 @@ def read_spec(path: Path) -> TrainingSpec | None:
         return None
 
 
+def component_of(path: Path) -> str:
+    """The component of a pipeline that the file adapts: `TRANSFORMER` or `UNET`. Raises: LoraRefused."""
+    return _layout(path, read_header(path)[0])[1]
+
+
 def module_count(path: Path) -> int:
     """How many modules of a diffusers model the file adapts. Raises: LoraRefused."""
     return len(read_pairs(path))
@@ -113,17 +128,17 @@ def module_count(path: Path) -> int:
 
 def read_lora(path: Path) -> dict[str, Tensor]:
     """The weights in diffusers' layout with alpha folded in, from either layout. Raises: LoraRefused."""
-    return weights_of(read_pairs(path))
+    return weights_of(read_pairs(path), component_of(path))
 
 
-def weights_of(pairs: Pairs) -> dict[str, Tensor]:
+def weights_of(pairs: Pairs, component: str) -> dict[str, Tensor]:
     """diffusers' layout of a LoRA given in diffusers' modules."""
     return {
         key: tensor
         for module, (down, up) in pairs.items()
         for key, tensor in (
-            (f"{DIFFUSERS}{module}.lora_A.weight", down),
-            (f"{DIFFUSERS}{module}.lora_B.weight", up),
+            (f"{component}.{module}.lora_A.weight", down),
+            (f"{component}.{module}.lora_B.weight", up),
         )
     }
 
@@ -132,17 +147,20 @@ def read_pairs(path: Path) -> Pairs:
     """A and B of each diffusers module, with alpha folded in, from either layout.
 
     Raises:
-        LoraRefused: with the reason, when the file holds anything but LoRA pairs of FLUX.1's transformer.
+        LoraRefused: with the reason, when the file holds anything but LoRA pairs of FLUX.1's transformer or SDXL's UNet.
     """
     keys, metadata = read_header(path)
-    prefix = _checked_prefix(path, keys)
+    prefix, component = _layout(path, keys)
     if "lora_adapter_metadata" in metadata:
-        _check_alpha(path, metadata["lora_adapter_metadata"])
+        _check_alpha(path, metadata["lora_adapter_metadata"], component)
     with safe_open(path, framework="pt") as file:
         content = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
-    if prefix == DIFFUSERS:
-        return _paired(path, content, down="lora_A", up="lora_B")
-    return from_kohya(_paired(path, content, down="lora_down", up="lora_up"))
+    if prefix == KOHYA:
+        pairs: Pairs = _NAMES[component].from_kohya(_paired(path, content, down="lora_down", up="lora_up"))
+        return pairs
+    if any(key.endswith(".lora.down.weight") for key in keys):
+        return _paired(path, content, down="lora.down", up="lora.up")
+    return _paired(path, content, down="lora_A", up="lora_B")
 
 
 def convert(source: Path, target: Path, *, kohya: bool) -> None:
@@ -153,16 +171,17 @@ def convert(source: Path, target: Path, *, kohya: bool) -> None:
     """
     _, metadata = read_header(source)
     metadata.pop("lora_adapter_metadata", None)
-    metadata["modelspec.implementation"] = _IMPLEMENTATION[kohya]
-    weights = kohya_weights(read_pairs(source)) if kohya else read_lora(source)
+    component = component_of(source)
+    metadata["modelspec.implementation"] = _ORIGINAL_CODE[component] if kohya else "diffusers"
+    weights = kohya_weights(read_pairs(source), component) if kohya else read_lora(source)
     write_bytes(target, _packed(weights, metadata))
 
 
-def kohya_weights(pairs: Pairs) -> dict[str, Tensor]:
+def kohya_weights(pairs: Pairs, component: str) -> dict[str, Tensor]:
     """kohya's layout of a LoRA given in diffusers' modules; alpha equals the rank. Raises: LoraRefused."""
     return {
         f"{KOHYA}{module}.{name}": tensor
-        for module, (down, up) in to_kohya(pairs).items()
+        for module, (down, up) in _NAMES[component].to_kohya(pairs).items()
         for name, tensor in (
             ("lora_down.weight", down),
             ("lora_up.weight", up),
@@ -171,28 +190,31 @@ def kohya_weights(pairs: Pairs) -> dict[str, Tensor]:
     }
 
 
-def _checked_prefix(path: Path, keys: tuple[str, ...]) -> str:
-    """The one prefix of all keys. Raises: LoraRefused."""
+def _layout(path: Path, keys: tuple[str, ...]) -> tuple[str, str]:
+    """The one prefix of all keys, and the component they adapt. Raises: LoraRefused."""
     if not keys:
         raise LoraRefused(f"{path.name} holds no weights")
     for key in keys:
         for pattern, reason in _REFUSED:
             if re.search(pattern, key):
                 raise LoraRefused(f"{path.name} cannot be used: {reason} (key {key!r})")
-    for prefix in (DIFFUSERS, KOHYA):
+    prefixes = {f"{component}.": component for component in _NAMES} | {
+        KOHYA: UNET if any(map(_UNET_IN_KOHYA.match, keys)) else TRANSFORMER
+    }
+    for prefix, component in prefixes.items():
         if all(key.startswith(prefix) for key in keys):
-            return prefix
-    stranger = next((key for key in keys if not key.startswith((DIFFUSERS, KOHYA))), keys[0])
+            return prefix, component
+    stranger = next((key for key in keys if not key.startswith(tuple(prefixes))), keys[0])
     raise LoraRefused(
-        f"{path.name} cannot be used: its keys must all begin with {DIFFUSERS!r} or all with {KOHYA!r},"
+        f"{path.name} cannot be used: its keys must all begin with {' or all with '.join(map(repr, prefixes))},"
         f" and {stranger!r} does not fit the others"
     )
 
 
-def _check_alpha(path: Path, text: str) -> None:
+def _check_alpha(path: Path, text: str, component: str) -> None:
     """Refuse scales we do not fold in: peft's settings that diffusers writes beside the weights."""
     settings = json.loads(text)
-    ranks = {key.removeprefix(DIFFUSERS): value for key, value in settings.items()}
+    ranks = {key.removeprefix(f"{component}."): value for key, value in settings.items()}
     if ranks.get("lora_alpha") != ranks.get("r") or ranks.get("alpha_pattern"):
         raise LoraRefused(
             f"{path.name} cannot be used: its lora_alpha ({ranks.get('lora_alpha')}) differs from its rank"
@@ -204,7 +226,7 @@ def _paired(path: Path, content: Mapping[str, Tensor], *, down: str, up: str) ->
     """Match A with B and fold alpha into B. Raises: LoraRefused."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in content.items():
-        match = re.fullmatch(rf"(.+)\.({down}\.weight|{up}\.weight|alpha)", key)
+        match = re.fullmatch(rf"(.+?)\.({re.escape(down)}\.weight|{re.escape(up)}\.weight|alpha)", key)
         if match is None:
             raise LoraRefused(f"{path.name} cannot be used: key {key!r} is no part of a LoRA")
         found.setdefault(match[1], {})[match[2].removesuffix(".weight")] = tensor
@@ -213,6 +235,11 @@ def _paired(path: Path, content: Mapping[str, Tensor], *, down: str, up: str) ->
         missing = [name for name in (down, up) if name not in parts]
         if missing:
             raise LoraRefused(f"{path.name} is incomplete: {module}.{missing[0]} is missing")
+        if parts[down].ndim == 4:
+            raise LoraRefused(
+                f"{path.name} cannot be used: it also changes convolutions ({module}), as LoCon files and those of"
+                " Stable Diffusion 1 and 2 do; choose a plain LoRA made for SDXL"
+            )
         if parts[down].ndim != 2 or parts[up].ndim != 2 or parts[down].shape[0] != parts[up].shape[1]:
             shapes = f"{tuple(parts[down].shape)} and {tuple(parts[up].shape)}"
             raise LoraRefused(
@@ -232,7 +259,7 @@ def _metadata(
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{card.name}/lora",
-        "modelspec.implementation": _IMPLEMENTATION[False],
+        "modelspec.implementation": "diffusers",
         "modelspec.title": f"{spec.character} ({spec.trigger} {spec.class_word})",
         "modelspec.date": created,
         "modelspec.trigger_phrase": spec.trigger,

@@ -178,9 +178,11 @@ def test_a_stop_while_loading_keeps_nothing_and_names_the_parts(tmp_path):
 
 
 def test_a_family_without_a_pipeline_is_refused(tmp_path):
-    card = MODEL.card.model_copy(update={"family": Family.SDXL})
+    card = MODEL.card.model_copy(update={"family": Family.FLUX2})
     generator = PipelineGenerator(device=torch.device("cpu"))
-    with pytest.raises(InvalidSpec, match="family sdxl, which cannot make images yet; choose one of: flux"):
+    with pytest.raises(
+        InvalidSpec, match="family flux2, which cannot make images yet; choose one of: flux, sdxl"
+    ):
         next(
             generator.generate(
                 spec=SPEC,

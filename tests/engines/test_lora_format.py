@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from isengard.domain.model import Family, ModelCard
 from isengard.domain.training import TrainingSpec
 from isengard.engines.lora_format import (
+    TRANSFORMER,
+    UNET,
+    component_of,
     convert,
     kohya_weights,
     module_count,
@@ -103,7 +106,7 @@ def test_its_spec_and_the_usual_metadata_travel_in_the_file(plain):
 
 
 def test_another_family_is_named_by_its_card(tmp_path):
-    card = CARD.model_copy(update={"family": Family.SDXL})
+    card = CARD.model_copy(update={"family": Family.FLUX2})
     _, metadata = read_header(write(tmp_path / "other.safetensors", lora(), card=card))
     assert metadata["modelspec.architecture"] == "small/lora"
 
@@ -152,7 +155,7 @@ def test_diffusers_own_converter_finds_the_same_deltas():
         key: (weights[f"transformer.{key}.lora_A.weight"], weights[f"transformer.{key}.lora_B.weight"])
         for key in outputs
     }
-    theirs = _convert_kohya_flux_lora_to_diffusers(kohya_weights(pairs))
+    theirs = _convert_kohya_flux_lora_to_diffusers(kohya_weights(pairs, TRANSFORMER))
     probe = torch.randn(width, 2, generator=torch.Generator().manual_seed(1)).round()
     for name in {key.rsplit(".lora_", 1)[0] for key in theirs}:
         found = theirs[f"{name}.lora_B.weight"] @ (theirs[f"{name}.lora_A.weight"] @ probe)
@@ -201,7 +204,7 @@ def test_an_alpha_kept_in_peft_settings_is_refused(tmp_path):
         ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "diffusion_model"),
         ("text_encoder.x.lora_A.weight", "text encoder"),
         ("lora_te1_x.lora_down.weight", "text encoder"),
-        ("lora_unet_input_blocks_1.lora_down.weight", "Stable Diffusion"),
+        ("lora_unet_input_blocks_1.lora_down.weight", "input_blocks_1.lora_up is missing"),
         ("base_model.x.lora_A.weight", "must all begin with"),
         ("transformer.x.bias", "no part of a LoRA"),
         ("transformer.x.lora_A.weight", "x.lora_B is missing"),
@@ -261,6 +264,71 @@ def test_kohya_modules_flux_does_not_have_are_refused(tmp_path, name, shape, rea
         {f"{name}.lora_down.weight": torch.ones(2, WIDTH), f"{name}.lora_up.weight": torch.ones(*shape)}, path
     )
     with pytest.raises(LoraRefused, match=reason):
+        read_pairs(path)
+
+
+SDXL_NAMES = {
+    "input_blocks_4_1_transformer_blocks_0_attn1_to_q": "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj": (
+        "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj"
+    ),
+    "middle_block_1_transformer_blocks_9_attn2_to_out_0": (
+        "mid_block.attentions.0.transformer_blocks.9.attn2.to_out.0"
+    ),
+    "output_blocks_0_1_proj_in": "up_blocks.0.attentions.0.proj_in",
+    "output_blocks_5_1_transformer_blocks_1_ff_net_2": "up_blocks.1.attentions.2.transformer_blocks.1.ff.net.2",
+}
+
+
+def test_sdxl_names_are_those_of_the_original_and_lead_back(tmp_path):
+    source, converted = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    weights = {
+        f"unet.{module}.lora_{side}.weight": torch.ones(2, 2)
+        for module in SDXL_NAMES.values()
+        for side in "AB"
+    }
+    save_file(weights, source)
+    convert(source, converted, kohya=True)
+    keys, metadata = read_header(converted)
+    assert {key.split(".")[0] for key in keys} == {f"lora_unet_{name}" for name in SDXL_NAMES}
+    assert metadata["modelspec.implementation"] == "https://github.com/Stability-AI/generative-models"
+    assert read_lora(converted).keys() == weights.keys()
+    assert (component_of(source), component_of(converted)) == (UNET, UNET)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "input_blocks_1_0_emb_layers_1",
+        "input_blocks_4_1_norm",
+        "down_blocks_7_attentions_0_proj_in",
+        "output_blocks_0_1_transformer_blocks_0_attn3_to_q",
+    ],
+)
+def test_kohya_modules_outside_sdxls_attention_blocks_are_refused(tmp_path, name):
+    path = tmp_path / "kohya.safetensors"
+    save_file({f"lora_unet_{name}.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")}, path)
+    with pytest.raises(LoraRefused, match=f"'{name}' is not part of SDXL's attention blocks"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("module", ["add_embedding.linear_1", "down_blocks.0.attentions.5.proj_in"])
+def test_an_sdxl_module_without_a_kohya_name_is_refused(tmp_path, module):
+    source = tmp_path / "a.safetensors"
+    save_file({f"unet.{module}.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}, source)
+    with pytest.raises(LoraRefused, match=f"'{module}' has no counterpart in the attention blocks"):
+        convert(source, tmp_path / "b.safetensors", kohya=True)
+
+
+def test_an_alpha_kept_in_peft_settings_of_a_unet_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    settings = json.dumps({"unet.r": 2, "unet.lora_alpha": 4})
+    save_file(
+        {f"unet.x.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
+        path,
+        {"lora_adapter_metadata": settings},
+    )
+    with pytest.raises(LoraRefused, match="lora_alpha \\(4\\) differs from its rank \\(2\\)"):
         read_pairs(path)
 
 

@@ -8,6 +8,7 @@ from isengard.domain.job import Phase, Requests
 from isengard.domain.model import Family
 from isengard.domain.training import TrainingSpec
 from isengard.engines.native.flux import FluxAdapter
+from isengard.engines.native.sdxl import SdxlAdapter
 from isengard.engines.native.trainer import NativeTrainer
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.engines.pipelines.verifier import PipelineVerifier
@@ -18,16 +19,17 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def train(tiny_model, training_images, training_spec, tmp_path):
-    def run(name="run", *, stop_at=None, **changes):
+    def run(name="run", *, stop_at=None, model=tiny_model, **changes):
         def report(progress):
             if progress.phase is Phase.TRAINING and progress.step == stop_at:
                 raise JobYielded
             return Requests()
 
         (tmp_path / name).mkdir(exist_ok=True)
-        return NativeTrainer(adapters={Family.FLUX: FluxAdapter}, device=torch.device("cuda", 0)).train(
+        adapters = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
+        return NativeTrainer(adapters=adapters, device=torch.device("cuda", 0)).train(
             spec=TrainingSpec.model_validate({**training_spec.model_dump(), **changes}),
-            model=tiny_model,
+            model=model,
             images=training_images,
             run_dir=tmp_path / name,
             cache_dir=tmp_path / "cache",
@@ -56,11 +58,21 @@ def test_a_training_lowers_the_loss_stops_and_goes_on(train, changes):
     assert losses[40] < 0.97 * losses[0]
 
 
-def test_a_lora_trained_on_the_gpu_is_verified_there(train, tiny_model, tmp_path):
-    trained = train(precision="bf16", ema_decay=0)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("tiny_model", {}),
+        ("tiny_sdxl_model", {}),
+        ("tiny_sdxl_model", {"quantization": "int8"}),
+        ("tiny_sdxl_model", {"quantization": "fp8"}),
+    ],
+)
+def test_a_lora_trained_on_the_gpu_is_verified_there(request, train, name, changes, tmp_path):
+    model = request.getfixturevalue(name)
+    trained = train(model=model, precision="bf16", ema_decay=0, **changes)
     generator = PipelineGenerator(device=torch.device("cuda", 0))
     proof = PipelineVerifier(generator=generator).verify(
-        model=tiny_model,
+        model=model,
         lora=LocalLora(id="x", name="x", path=trained.path, trigger="ohwx"),
         prompt="a portrait of ohwx",
         out_dir=tmp_path,

@@ -145,7 +145,7 @@ def test_models_are_listed_and_one_is_explained(run):
     assert "flux1-dev" in table.stdout
     assert "FLUX.1 [dev]" in table.stdout
     one = run("models", "sdxl")
-    assert "sdxl   missing  not yet  not yet  14/12" in one.stdout
+    assert "sdxl   missing  yes     yes     14/12" in one.stdout
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in one.stdout
     assert "demo-base" in run("models", "demo").stdout
 

@@ -66,9 +66,9 @@ def test_what_cannot_be_trained_is_refused_before_it_waits(app, choice, error, s
 
 def test_a_model_of_a_family_without_a_trainer_is_refused(app):
     cards = app.settings.configs_dir / "models.yaml"
-    cards.write_text(cards.read_text().replace("family: flux", "family: sdxl"))
+    cards.write_text(cards.read_text().replace("family: flux", "family: flux2"))
     with pytest.raises(
-        InvalidSpec, match="the engine 'native' trains the families flux so far, and Tiny FLUX"
+        InvalidSpec, match="the engine 'native' trains the families flux, sdxl so far, and Tiny FLUX"
     ):
         submit_training(app)
 

@@ -26,11 +26,9 @@ class SampleRequest(Frozen):
 class FamilyAdapter(Protocol):
     """Loads the parts of one base model and speaks its conventions.
 
-    Latents are in the form that the denoiser takes: for FLUX ``(tokens, 64)``. ``sigma`` is the noise level in
-    [0, 1], whatever the family makes of it. Parts are loaded at first use.
+    Latents are in the form that the denoiser takes: for FLUX ``(tokens, 64)``, for SDXL ``(4, height, width)``.
+    ``sigma`` is the noise level in [0, 1], whatever the family makes of it. Parts are loaded at first use.
     """
-
-    pixels_per_latent: int  # the side in pixels of one image token
 
     def marks(self) -> Mapping[str, str]:
         """Identify the encoders ``vae`` and ``text``: cached tensors with other marks are not used."""

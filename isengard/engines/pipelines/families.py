@@ -2,14 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from isengard.domain.model import Family, ModelCard
+from isengard.engines.lora_format import TRANSFORMER, UNET
 from isengard.errors import InvalidSpec
 
 
@@ -17,14 +33,17 @@ from isengard.errors import InvalidSpec
 class PipelineFamily:
     """How to load a family's pipeline and speak to it.
 
+    ``denoiser`` is the component that LoRAs adapt; ``float32`` names those that never compute in less;
     ``encode(pipeline, prompt, card)`` gives the prompt as keyword arguments of the pipeline;
     ``unpack(pipeline, latents, height, width)`` gives ``(1, channels, height / 8, width / 8)`` scaled VAE latents.
     """
 
     pipeline: Any
     components: Mapping[str, Any]
+    denoiser: str
     encode: Callable[[Any, str, ModelCard], dict[str, Tensor]]
     unpack: Callable[[Any, Tensor, int, int], Tensor]
+    float32: frozenset[str] = frozenset()
 
 
 def family_of(card: ModelCard) -> PipelineFamily:
@@ -50,6 +69,19 @@ def _unpack_flux(pipeline: Any, latents: Tensor, height: int, width: int) -> Ten
     return unpacked
 
 
+def _encode_sdxl(pipeline: Any, prompt: str, _card: ModelCard) -> dict[str, Tensor]:
+    """The negative prompt is empty: the pipeline takes zeros for it."""
+    names = (
+        "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
+    )  # fmt: skip
+    with torch.no_grad():
+        return dict(zip(names, pipeline.encode_prompt(prompt=prompt), strict=True))
+
+
+def _unpack_sdxl(_pipeline: Any, latents: Tensor, _height: int, _width: int) -> Tensor:
+    return latents
+
+
 _FAMILIES = {
     Family.FLUX: PipelineFamily(
         pipeline=FluxPipeline,
@@ -62,7 +94,25 @@ _FAMILIES = {
             "vae": AutoencoderKL,
             "transformer": FluxTransformer2DModel,
         },
+        denoiser=TRANSFORMER,
         encode=_encode_flux,
         unpack=_unpack_flux,
-    )
+    ),
+    Family.SDXL: PipelineFamily(
+        # By default it changes the pixels, with a watermark, where the package invisible-watermark is installed.
+        pipeline=partial(StableDiffusionXLPipeline, add_watermarker=False),
+        components={
+            "scheduler": EulerDiscreteScheduler,
+            "tokenizer": CLIPTokenizer,
+            "tokenizer_2": CLIPTokenizer,
+            "text_encoder": CLIPTextModel,
+            "text_encoder_2": CLIPTextModelWithProjection,
+            "vae": AutoencoderKL,
+            "unet": UNet2DConditionModel,
+        },
+        denoiser=UNET,
+        encode=_encode_sdxl,
+        unpack=_unpack_sdxl,
+        float32=frozenset({"vae"}),  # its activations overflow float16 and lose detail in bfloat16
+    ),
 }

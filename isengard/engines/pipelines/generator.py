@@ -133,7 +133,9 @@ class _Steps:
                 self._draw(pipeline.scheduler.sigmas[step : step + 2], before, latents)
             before = latents
             self._tell(index * self._spec.num_inference_steps + step + 1, index)
-            return {}
+            if step + 1 < self._spec.num_inference_steps:
+                return {}
+            return {"latents": latents.to(pipeline.vae.dtype)}  # it may be more precise than the denoiser
 
         return ended
 

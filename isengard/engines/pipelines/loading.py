@@ -45,7 +45,8 @@ def load_pipeline(model: LocalModel, device: torch.device, report: Report) -> Lo
     with plain_out_of_memory(device, advice=advice):
         for name, kind in family.components.items():
             report(_progress(len(parts), total, name))
-            parts[name] = _load_part(kind, model.path, name, compute_dtype(device))
+            dtype = torch.float32 if name in family.float32 else compute_dtype(device)
+            parts[name] = _load_part(kind, model.path, name, dtype)
         report(_progress(len(parts), total, "everything to its place"))
         pipeline = family.pipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
@@ -57,7 +58,7 @@ def load_pipeline(model: LocalModel, device: torch.device, report: Report) -> Lo
         card=model.card,
         family=family,
         pipeline=pipeline,
-        adapters=Adapters(pipeline, model=model.card.title),
+        adapters=Adapters(pipeline, component=family.denoiser, model=model.card.title),
         preview_factors=factors,
     )
 

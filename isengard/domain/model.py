@@ -34,7 +34,11 @@ class ModelCard(Frozen):
     max_sequence_length: int = Field(512, ge=8, le=512, description="tokens of the long text encoder")
     train_memory_gb: float = Field(gt=0, description="device memory the default training needs")
     generate_memory_gb: float = Field(gt=0, description="device memory one image needs")
-    trains: bool = Field(True, description="false for a distilled model that only generates")
+    trains: bool = Field(True, description="false for a distilled model, which training would undo")
+    training_adapter: str | None = Field(
+        None,
+        description="repository of a LoRA that keeps training from undoing the distillation; AI-Toolkit uses it",
+    )
     generates_with: str | None = Field(
         None, description="card to use this model's LoRAs with; itself when empty"
     )
@@ -51,3 +55,6 @@ class LocalModel(Frozen):
 
     card: ModelCard
     path: Path
+    training_adapter: Path | None = Field(
+        None, description="the file, for a card that needs one to be trained"
+    )

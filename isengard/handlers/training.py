@@ -36,7 +36,7 @@ class TrainLora:
             verification are in the run's folder.
         """
         spec, images, name = read_payload(job)
-        model = self.weights.locate(self.catalog.model(spec.base_model))
+        model = self.weights.locate_to_train(self.catalog.model(spec.base_model))
         run_dir = self.runs_dir / job.id
         run_dir.mkdir(parents=True, exist_ok=True)
         self.generator.unload()

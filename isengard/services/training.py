@@ -83,6 +83,12 @@ class TrainingService:
     def available_engines(self, card: ModelCard) -> tuple[str, ...]:
         """The engines that can train this model here and now."""
         fitting = {name: engine for name, engine in self._engines.items() if card.family in engine.families}
+        if not card.trains:
+            fitting = {
+                name: engine
+                for name, engine in fitting.items()
+                if name == AI_TOOLKIT and card.training_adapter
+            }
         return tuple(name for name, engine in fitting.items() if not engine.absence())
 
     def _check_engine(self, spec: TrainingSpec, card: ModelCard) -> None:
@@ -113,7 +119,7 @@ class TrainingService:
             MissingWeights: the base model is not on this machine.
         """
         spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
-        self._weights.locate(self._catalog.model(base_model))
+        self._weights.locate_to_train(self._catalog.model(base_model))
         images = self._characters.training_images(character_id)
         name = self._characters.get(character_id).name
         return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)

@@ -13,6 +13,8 @@ from isengard.domain.model import LocalModel, ModelCard
 from isengard.errors import MissingWeights
 
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+#: Inside the repository of a training adapter.
+TRAINING_ADAPTER = "pytorch_lora_weights.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 #: What a pipeline needs, of repositories that hold the same weights in several formats.
 DOWNLOAD_FILTER = (
@@ -65,6 +67,26 @@ class Weights:
         if presence.path is None or presence.missing:
             raise MissingWeights(self.advice(card, presence))
         return LocalModel(card=card, path=presence.path)
+
+    def locate_to_train(self, card: ModelCard) -> LocalModel:
+        """As `locate`, with the training adapter of a distilled model.
+
+        Raises:
+            MissingWeights: also when that is not here.
+        """
+        model = self.locate(card)
+        if card.trains or card.training_adapter is None:
+            return model
+        target = self.models_dir / f"{card.name}-training-adapter"
+        files = [folder / TRAINING_ADAPTER for folder in (target, *self._cached(card.training_adapter))]
+        found = next((file for file in files if is_whole(file)), None)
+        if found is None:
+            raise MissingWeights(
+                f"{card.title} is trained with its training adapter, which is not on this machine; looked for"
+                f" {files[0]} and in the Hugging Face cache {self.hub_cache}."
+                f" Get it with: hf download {card.training_adapter} {TRAINING_ADAPTER} --local-dir {target}"
+            )
+        return model.model_copy(update={"training_adapter": found})
 
     def status(self, card: ModelCard) -> Presence:
         """The first whole copy; else the first incomplete one; else none."""

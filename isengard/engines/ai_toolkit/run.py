@@ -107,7 +107,9 @@ class Run:
 
     def begin(self) -> None:
         """Draw noise levels as our own engine does, and do what is due before the first step."""
-        self._process.sd.noise_scheduler.set_train_timesteps = self.set_train_timesteps
+        scheduler = self._process.sd.noise_scheduler
+        if hasattr(scheduler, "set_train_timesteps"):  # SDXL has none: each timestep is as likely there
+            scheduler.set_train_timesteps = self.set_train_timesteps
         self._milestones.begin(self)
         self._seed()
 
@@ -175,7 +177,7 @@ class Run:
         if process.ema is not None:
             process.ema.eval()
         try:
-            with process.network:
+            with process.network, _without_training_adapter(process.sd):
                 yield
         finally:
             if process.ema is not None:
@@ -247,3 +249,18 @@ class Run:
         return ", ".join(
             f"{side} px: {trained[side]} of {count} batches trained" for side, count in sorted(given.items())
         )
+
+
+@contextmanager
+def _without_training_adapter(model: Any) -> Iterator[None]:
+    """Take back what AI-Toolkit has merged into a distilled model for training: its LoRA counts -1 while it is active."""
+    adapter = model.assistant_lora
+    if adapter is None:
+        yield
+        return
+    adapter.is_active = True
+    adapter.force_to(model.device_torch, model.torch_dtype)
+    try:
+        yield
+    finally:
+        adapter.is_active = False

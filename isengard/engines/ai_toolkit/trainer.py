@@ -83,6 +83,7 @@ class AIToolkitTrainer:
                     training_dir=str(own),
                     name=NAME,
                     device=str(self._device),
+                    assistant_lora_path=str(model.training_adapter) if model.training_adapter else None,
                 )
                 progress.loading(model.card.title)
                 with fenced(
@@ -112,13 +113,15 @@ class AIToolkitTrainer:
             run.detach()
 
 
-def in_process(spec: TrainingSpec, **places: Any) -> dict[str, Any]:
+def in_process(spec: TrainingSpec, *, family: Family, **places: Any) -> dict[str, Any]:
     """The configuration for a run of ours, where `Run` sets the layers, the schedule and the noise levels itself.
 
     Images are repeated so that every batch is whole: AI-Toolkit ends an epoch with a smaller one.
     """
-    plain = {"targets": "all_linear", "lr_warmup_steps": 0, "timestep_sampling": TimestepSampling.SIGMOID}
-    config = to_config(spec.model_copy(update=plain), **places)
+    plain: dict[str, Any] = {"targets": "all_linear", "lr_warmup_steps": 0}
+    if family is Family.FLUX:
+        plain["timestep_sampling"] = TimestepSampling.SIGMOID
+    config = to_config(spec.model_copy(update=plain), family=family, **places)
     config["config"]["process"][0]["datasets"][0]["num_repeats"] = spec.batch_size
     check_keys(config)
     return config

@@ -221,7 +221,7 @@ def _smoke(app: Application) -> Iterator[Finding]:
         yield Finding(what=what, verdict=Verdict.WARNING, detail=f"not tried: {absence}")
         return
     done = subprocess.run(  # noqa: S603  # our own module
-        [sys.executable, *SMOKE],
+        [sys.executable, *SMOKE, str(app.ai_toolkit.state().path), app.settings.device],
         capture_output=True,
         text=True,
         timeout=SMOKE_TIMEOUT_S,

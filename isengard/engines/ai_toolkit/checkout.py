@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ class Toolkit:
     process_module: ModuleType
     prompts_module: ModuleType
     accelerator_module: ModuleType
+    loader_module: ModuleType
     caching_module: ModuleType
 
 
@@ -57,6 +58,7 @@ def load(checkout: Path) -> Toolkit:
                 process_module=find("jobs.process.BaseSDTrainProcess"),
                 prompts_module=find("toolkit.train_tools"),
                 accelerator_module=find("toolkit.accelerator"),
+                loader_module=find("toolkit.data_loader"),
                 caching_module=find("toolkit.dataloader_mixins"),
             )
     except (ImportError, AttributeError, RuntimeError) as error:
@@ -91,7 +93,6 @@ def fenced(toolkit: Toolkit, *, device: torch.device, text_length: int, on_item:
     def encode_prompts(*args: Any, **options: Any) -> Any:
         return encode(*args, **{**options, "max_length": text_length})
 
-    output = _Log(sys.stdout)
     with ExitStack() as stack:
         put = stack.enter_context
         put(mock.patch.object(toolkit.process_module, "get_model_class", return_value=toolkit.model))
@@ -103,9 +104,9 @@ def fenced(toolkit: Toolkit, *, device: torch.device, text_length: int, on_item:
             )
         )
         put(mock.patch.object(toolkit.prompts_module, "encode_prompts_flux", encode_prompts))
-        put(mock.patch.object(toolkit.caching_module, "tqdm", partial(CacheBar, on_item)))
-        put(redirect_stdout(output))
-        put(redirect_stderr(_Log(sys.stderr)))
+        for module in (toolkit.loader_module, toolkit.caching_module):
+            put(mock.patch.object(module, "tqdm", partial(CacheBar, on_item)))
+        put(redirect_stdout(_Log(sys.stdout)))
         try:
             yield
         finally:

@@ -238,5 +238,8 @@ def _of_record(record: Mapping[str, Any]) -> tuple[float, str, str]:
     """A line of the log in plain words."""
     at = datetime.fromisoformat(str(record["time"])).astimezone(UTC).timestamp()
     message = str(record.get("message", ""))
-    words = WORDS.get(message, message[:1].upper() + message[1:])
-    return at, str(record.get("level", "INFO")).lower(), words.format_map(defaultdict(str, record))
+    if message in WORDS:
+        text = WORDS[message].format_map(defaultdict(str, record))
+    else:
+        text = message[:1].upper() + message[1:]
+    return at, str(record.get("level", "INFO")).lower(), text

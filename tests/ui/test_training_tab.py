@@ -261,6 +261,18 @@ def test_the_log_holds_only_lines_of_the_job_in_plain_words(tmp_path):
     ]
 
 
+def test_a_line_of_the_log_may_hold_braces(tmp_path):
+    path = tmp_path / "worker.jsonl"
+    record = {
+        "time": "2026-11-22T18:00:00.000+00:00",
+        "level": "INFO",
+        "job_id": "abc",
+        "message": "{ printed",
+    }
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    assert [line["text"] for line in training_live.log_lines(path, "abc")] == ["{ printed"]
+
+
 def test_without_a_log_there_are_no_lines(tmp_path):
     assert training_live.log_lines(tmp_path / "none", "abc") == []
 

@@ -1,16 +1,16 @@
-'''A stand-in for AI-Toolkit's source, which no test machine has: written into a folder as a checkout of it would lie there.
+"""A stand-in for AI-Toolkit's source, which no test machine has: written into a folder as a checkout of it would lie there.
 
 It is ours from the first line to the last. What it keeps of the real one is the contract that our engine rests on: which
 hook follows which, what is where, what is printed, and what goes wrong without a word (a batch that does not fit into
 memory is left out, a loss that is no number becomes zero). It really trains, one LoRA on a FLUX in diffusers' layout.
-'''
+"""
 
 import sys
 from pathlib import Path
 
 PACKAGES = ("toolkit", "jobs", "extensions_built_in")
 
-BASE_JOB = '''
+BASE_JOB = """
 class BaseJob:
     def __init__(self, config):
         self.raw_config, self.config = config, config["config"]
@@ -21,9 +21,9 @@ class BaseJob:
             process_dict[process["type"]](number, self, process)
             for number, process in enumerate(self.config["process"])
         ]
-'''
+"""
 
-ACCELERATOR = '''
+ACCELERATOR = """
 from accelerate import Accelerator
 
 global_accelerator = None
@@ -34,7 +34,7 @@ def get_accelerator():
     if global_accelerator is None:
         global_accelerator = Accelerator()
     return global_accelerator
-'''
+"""
 
 TRAIN_TOOLS = '''
 def encode_prompts_flux(
@@ -109,7 +109,7 @@ class LoRASpecialNetwork(torch.nn.Module):
         self.is_active = False
 '''
 
-EMA = '''
+EMA = """
 import torch
 
 
@@ -144,7 +144,7 @@ class ExponentialMovingAverage:
 
     def load_state_dict(self, state_dict):
         self.shadow_params = [shadow.clone() for shadow in state_dict["shadow_params"]]
-'''
+"""
 
 DATALOADER = '''
 import random
@@ -313,7 +313,7 @@ class StableDiffusion:
         return patches.reshape(count, channels, height, width)
 '''
 
-BASE_PROCESS = '''
+BASE_PROCESS = """
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -485,9 +485,9 @@ class BaseSDTrainProcess:
         print("")
         del self.sd, self.network
         self.done_hook()
-'''
+"""
 
-SD_TRAINER = '''
+SD_TRAINER = """
 import torch
 
 from jobs.process.BaseSDTrainProcess import BaseSDTrainProcess
@@ -549,7 +549,7 @@ class SDTrainer(BaseSDTrainProcess):
             self.ema.update()
         self.lr_scheduler.step()
         return {"loss": (total / len(batch_list)).item()}
-'''
+"""
 
 FILES = {
     "jobs/__init__.py": "",

@@ -218,9 +218,7 @@ def test_a_class_has_the_names_we_use(source, module):
     for name, used in FACTS["classes"][module].items():
         found = class_in(tree, name)
         methods = {entry.name for entry in found.body if isinstance(entry, ast.FunctionDef)}
-        annotated = {
-            ast.unparse(entry.target) for entry in found.body if isinstance(entry, ast.AnnAssign)
-        }
+        annotated = {ast.unparse(entry.target) for entry in found.body if isinstance(entry, ast.AnnAssign)}
         assert set(used) <= methods | annotated | assigned(found), name
 
 

@@ -73,7 +73,10 @@ def test_a_spent_worker_starts_its_own_command_line_anew_and_has_let_go_of_the_d
     first, second = (queue.enqueue(JobKind.TRAIN_LORA, {}) for _ in range(2))
     replaced = work(lambda job, report: leave_traces() or {}, *options)
     assert replaced == [(sys.executable, COMMAND, False)]
-    assert (queue.get(first.id).status, queue.get(second.id).status) == (JobStatus.SUCCEEDED, JobStatus.QUEUED)
+    assert (queue.get(first.id).status, queue.get(second.id).status) == (
+        JobStatus.SUCCEEDED,
+        JobStatus.QUEUED,
+    )
 
 
 @pytest.mark.parametrize("options", [["--once"], []])

@@ -71,7 +71,9 @@ def test_a_distilled_model_is_trained_by_the_engine_that_loads_its_training_adap
     schnell = Catalog(ROOT / "configs").model("flux1-schnell")
     assert resolve(card=schnell, engine="ai-toolkit").engine == "ai-toolkit"
     assert resolve(card=schnell, overrides={"engine": "ai-toolkit"}).base_model == "flux1-schnell"
-    with pytest.raises(InvalidSpec, match=r"only generates .*or the engine 'ai-toolkit', which loads a training"):
+    with pytest.raises(
+        InvalidSpec, match=r"only generates .*or the engine 'ai-toolkit', which loads a training"
+    ):
         resolve(card=schnell)
     with pytest.raises(InvalidSpec, match="only generates"):
         resolve(card=schnell, engine="ai-toolkit", overrides={"engine": "native"})

@@ -263,7 +263,10 @@ def test_a_worker_whose_job_left_things_behind_runs_no_other(queue):
     )
     ours.run(threading.Event())
     assert ran == [first.id]
-    assert (queue.get(first.id).status, queue.get(second.id).status) == (JobStatus.SUCCEEDED, JobStatus.QUEUED)
+    assert (queue.get(first.id).status, queue.get(second.id).status) == (
+        JobStatus.SUCCEEDED,
+        JobStatus.QUEUED,
+    )
 
 
 def test_a_stopped_worker_hands_its_job_back(queue):

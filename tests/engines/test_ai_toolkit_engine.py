@@ -377,6 +377,25 @@ def test_weights_optimizer_and_average_are_those_of_the_stop(train, toolkit, tmp
     assert torch.equal(kept["average"], saved["ema"]["shadow_params"][0])
 
 
+def test_a_step_draws_the_same_noise_levels_after_a_stop_as_without_one(train, short, toolkit, monkeypatch):
+    drawn = []
+    original = toolkit.model.add_noise
+    monkeypatch.setattr(
+        toolkit.model,
+        "add_noise",
+        lambda self, latents, noise, timesteps: (
+            drawn.append(timesteps) or original(self, latents, noise, timesteps)
+        ),
+    )
+    longer = changed(short, {"steps": 4})
+    train("straight", spec=longer)
+    with pytest.raises(JobPaused):
+        train(spec=longer, report=Reports().at(Phase.TRAINING, 2, do=JobPaused()))
+    train(spec=longer)
+    assert len(drawn) == 8
+    assert all(torch.equal(one, other) for one, other in zip(drawn[:4], drawn[4:], strict=True))
+
+
 def test_the_newest_checkpoint_is_the_one_with_the_highest_step_whatever_the_files_say(
     train, toolkit, tmp_path
 ):

@@ -212,6 +212,27 @@ def test_a_module_has_the_names_we_import(source, module):
     assert set(FACTS["names"][module]) <= module_names(source(module.replace(".", "/") + ".py"))
 
 
+@pytest.mark.parametrize("module", FACTS["classes"])
+def test_a_class_has_the_names_we_use(source, module):
+    tree = source(module.replace(".", "/") + ".py")
+    for name, used in FACTS["classes"][module].items():
+        found = class_in(tree, name)
+        methods = {entry.name for entry in found.body if isinstance(entry, ast.FunctionDef)}
+        annotated = {ast.unparse(entry.target) for entry in found.body if isinstance(entry, ast.AnnAssign)}
+        assert set(used) <= methods | annotated | assigned(found), name
+
+
+@pytest.mark.parametrize("module", FACTS["parameters"])
+def test_a_function_takes_the_arguments_we_give(source, module):
+    found = {
+        entry.name: [argument.arg for argument in (*entry.args.args, *entry.args.kwonlyargs)]
+        for entry in ast.walk(source(module.replace(".", "/") + ".py"))
+        if isinstance(entry, ast.FunctionDef)
+    }
+    known = FACTS["parameters"][module]
+    assert {name: found.get(name) for name in known} == known
+
+
 def test_their_examples_of_a_lora_are_read(ai_toolkit_checkout):
     outcomes = {}
     for path in (ai_toolkit_checkout / "config" / "examples").glob("train_lora_flux*.yaml"):

@@ -10,7 +10,9 @@ from isengard.errors import Conflict, InstallFailed, InvalidSpec
 from isengard.services import ai_toolkit
 from isengard.services.ai_toolkit import AiToolkitService, Outcome
 from isengard.services.training import Engine, TrainingService
+from isengard.settings import ROOT
 from isengard.store.ai_toolkit import Checkout, Stage
+from isengard.store.configs import Catalog
 from isengard.wiring import build
 from tests.checkouts import repository, whole
 from tests.tiny_app import submit_training, tiny_app
@@ -215,6 +217,16 @@ def test_a_family_that_ai_toolkit_does_not_train_here_does_not_get_it(app, toolk
     edit(app, "family: flux", "family: flux2")
     card = app.catalog.model("tiny")
     assert (app.training.default_engine(card), app.training.available_engines(card)) == ("native", ())
+
+
+def test_a_distilled_model_is_trained_by_ai_toolkit_alone_and_only_with_a_training_adapter(app, toolkit):
+    schnell = Catalog(ROOT / "configs").model("flux1-schnell")
+    engines = app.training.available_engines
+    assert (engines(schnell), app.training.default_engine(schnell)) == ((), "native")
+    toolkit.absent = ""
+    assert (engines(schnell), app.training.default_engine(schnell)) == (("ai-toolkit",), "ai-toolkit")
+    assert engines(schnell.model_copy(update={"training_adapter": None})) == ()
+    assert engines(schnell.model_copy(update={"trains": True})) == ("native", "ai-toolkit")
 
 
 def test_who_chooses_gets_what_was_chosen(app, toolkit):

@@ -4,6 +4,8 @@ from isengard.domain.model import ModelCard
 from isengard.domain.presets import IDENTITY_FIELDS, differences, resolve_spec
 from isengard.domain.training import TrainingPreset, TrainingSpec
 from isengard.errors import InvalidSpec
+from isengard.settings import ROOT
+from isengard.store.configs import Catalog
 
 CARD = ModelCard(
     name="tiny", title="Tiny", family="flux", path="tiny", licence="Apache-2.0", licence_url="https://example.org",
@@ -15,7 +17,7 @@ PRESET = TrainingPreset(
 )  # fmt: skip
 
 
-def resolve(*, images=10, card=CARD, overrides=None):
+def resolve(*, images=10, card=CARD, engine="native", overrides=None):
     return resolve_spec(
         PRESET,
         card,
@@ -23,7 +25,7 @@ def resolve(*, images=10, card=CARD, overrides=None):
         trigger="ohwx",
         class_word="woman",
         image_count=images,
-        engine="native",
+        engine=engine,
         overrides=overrides or {},
     )
 
@@ -63,6 +65,23 @@ def test_a_wrong_override_is_refused_by_name_and_value():
         resolve(overrides={"learnin_rate": 1})
     with pytest.raises(InvalidSpec, match=r"rank: .*got 'many'"):
         resolve(overrides={"rank": "many"})
+
+
+def test_a_distilled_model_is_trained_by_the_engine_that_loads_its_training_adapter():
+    schnell = Catalog(ROOT / "configs").model("flux1-schnell")
+    assert resolve(card=schnell, engine="ai-toolkit").engine == "ai-toolkit"
+    assert resolve(card=schnell, overrides={"engine": "ai-toolkit"}).base_model == "flux1-schnell"
+    with pytest.raises(
+        InvalidSpec, match=r"only generates .*or the engine 'ai-toolkit', which loads a training"
+    ):
+        resolve(card=schnell)
+    with pytest.raises(InvalidSpec, match="only generates"):
+        resolve(card=schnell, engine="ai-toolkit", overrides={"engine": "native"})
+
+
+def test_without_a_training_adapter_no_engine_trains_a_distilled_model():
+    with pytest.raises(InvalidSpec, match=r"only generates .*python -m isengard models\)$"):
+        resolve(card=CARD.model_copy(update={"trains": False}), engine="ai-toolkit")
 
 
 def test_a_model_that_only_generates_cannot_be_trained():

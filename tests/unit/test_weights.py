@@ -189,3 +189,45 @@ def test_a_model_index_that_is_no_json_object_counts_as_missing(tmp_path, conten
     folder = make_model(tmp_path)
     (folder / "model_index.json").write_text(content, errors="surrogateescape")
     assert missing_files(folder) == ("model_index.json",)
+
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+DISTILLED = CARD.model_copy(update={"trains": False, "training_adapter": "acme/tiny-adapter"})
+
+
+@pytest.fixture
+def model_folder(weights):
+    return make_model(weights.models_dir / "tiny")
+
+
+def test_a_model_that_trains_by_itself_needs_no_training_adapter(weights, model_folder):
+    for changes in ({"training_adapter": "acme/tiny-adapter"}, {"trains": False}):
+        found = weights.locate_to_train(CARD.model_copy(update=changes))
+        assert (found.path, found.training_adapter) == (model_folder, None)
+
+
+def test_a_training_adapter_is_found_in_the_models_folder_before_the_cache(weights, model_folder):
+    cache = weights.hub_cache / "models--acme--tiny-adapter"
+    own = weights.models_dir / "tiny-training-adapter"
+    for folder in (cache / "snapshots" / "c0ffee", cache / "refs", own):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text("c0ffee")
+    (cache / "snapshots" / "c0ffee" / ADAPTER).write_bytes(tensors())
+    assert weights.locate_to_train(DISTILLED).training_adapter == cache / "snapshots" / "c0ffee" / ADAPTER
+    (own / ADAPTER).write_bytes(tensors())
+    assert weights.locate_to_train(DISTILLED).training_adapter == own / ADAPTER
+
+
+def test_a_training_adapter_that_is_missing_or_cut_off_is_asked_for_with_the_command(weights, model_folder):
+    own = weights.models_dir / "tiny-training-adapter"
+    own.mkdir()
+    (own / ADAPTER).write_bytes(tensors()[:-1])
+    command = f"hf download acme/tiny-adapter {ADAPTER} --local-dir {own}"
+    with pytest.raises(MissingWeights, match=r"Tiny \[dev\] is trained with its training adapter") as refused:
+        weights.locate_to_train(DISTILLED)
+    assert str(refused.value).endswith(command)
+
+
+def test_without_the_model_itself_its_training_adapter_is_of_no_use(weights):
+    with pytest.raises(MissingWeights, match="is not on this machine"):
+        weights.locate_to_train(DISTILLED)

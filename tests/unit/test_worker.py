@@ -251,6 +251,24 @@ def test_a_worker_runs_job_after_job_until_it_is_stopped(queue):
     assert {job.status for job in queue.jobs()} == {JobStatus.SUCCEEDED}
 
 
+def test_a_worker_whose_job_left_things_behind_runs_no_other(queue):
+    first, second = (queue.enqueue(JobKind.TRAIN_LORA, {}) for _ in range(2))
+    ran = []
+    ours = Worker(
+        queue=queue,
+        handlers={JobKind.TRAIN_LORA: lambda job, report: ran.append(job.id) or {}},
+        name="w",
+        lease_s=LEASE,
+        spent=lambda: bool(ran),
+    )
+    ours.run(threading.Event())
+    assert ran == [first.id]
+    assert (queue.get(first.id).status, queue.get(second.id).status) == (
+        JobStatus.SUCCEEDED,
+        JobStatus.QUEUED,
+    )
+
+
 def test_a_stopped_worker_hands_its_job_back(queue):
     stop = threading.Event()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from isengard.domain.ai_toolkit import check_keys, to_config
 from isengard.domain.model import Family, LocalModel
@@ -21,7 +22,7 @@ from isengard.engines.native.dataset import Dataset, held_out, prepare
 from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
 from isengard.engines.native.trainer import memory_advice
-from isengard.errors import InvalidSpec, JobStopped
+from isengard.errors import InvalidSpec, JobStopped, TrainingFailed
 from isengard.files import replacing
 
 NAME = "lora"
@@ -29,9 +30,6 @@ NAME = "lora"
 
 class AIToolkitTrainer:
     """Trains with AI-Toolkit; validates, samples and saves as our own engine does."""
-
-    #: Its import leaves things behind in the process: a worker should start anew after a run.
-    leaves_traces = True
 
     def __init__(
         self, *, checkout: Path, adapters: Mapping[Family, AdapterFactory], device: torch.device
@@ -152,7 +150,7 @@ def write_dataset(folder: Path, images: Sequence[TrainingImage]) -> Path:
     """Lay out images and captions as AI-Toolkit reads them; keep the caches of one that is the same.
 
     Raises:
-        TrainingFailed: an image has vanished.
+        TrainingFailed: an image has vanished or is damaged; AI-Toolkit would go on without it.
         DiskFull.
     """
     wanted = {f"{number:04}-{image.sha256[:16]}": image for number, image in enumerate(images)}
@@ -164,6 +162,18 @@ def write_dataset(folder: Path, images: Sequence[TrainingImage]) -> Path:
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         for name, image in wanted.items():
+            _check_readable(image.path)
             shutil.copyfile(image.path, temporary / f"{name}{image.path.suffix}")
             (temporary / f"{name}.txt").write_text(image.caption, encoding="utf-8")
     return folder
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        raise TrainingFailed(
+            f"the image {path.name} cannot be read any more ({type(error).__name__}); "
+            "put it back or remove it from the character, then start the training again"
+        ) from error

@@ -152,9 +152,12 @@ def compare(options: argparse.Namespace) -> None:
         for (size, engine), trained in found.items():
             child = ["--only", engine, "--batch-size", str(size), "--seed", str(number), *handed_on(options)]
             answer = fresh("benchmarks.engines", child, environment=settings.child_environment())
-            trained.append(Trained.model_validate(answer))
+            one = Trained.model_validate(answer)
+            trained.append(one)
             print(
-                f"round {number + 1} of {options.rounds}, batch {size}, {engine}: {trained[-1].validation_loss:.4f}"
+                f"round {number + 1} of {options.rounds}, batch {size}, {engine}:"
+                f" {median(one.seconds):.4f} s/step, loss {one.validation_loss:.4f}",
+                flush=True,
             )
     rows = [
         Row(engine=engine, batch_size=size, rounds=tuple(trained))

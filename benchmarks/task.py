@@ -75,7 +75,10 @@ def peak_bytes() -> int:
     """Most memory this process has held: of the GPU where there is one, else resident in main memory."""
     import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else resident_peak_bytes()
+
+
+def resident_peak_bytes() -> int:
+    """Most main memory this process has held."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

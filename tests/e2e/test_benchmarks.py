@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import resume, train_step
+from benchmarks import engines, resume, train_step
 from benchmarks.process import fresh
 from benchmarks.task import Measured, step_seconds
+
+#: A FLUX.1-dev that a CPU can train: one block of each kind, one attention head.
+TINY_FLUX_DEV = ["--flux-dev", "--layers", "1", "1", "--heads", "1", "--steps", "6", "--rounds", "1"]
 
 
 @pytest.mark.slow
@@ -30,6 +33,81 @@ def test_resume_tells_what_a_start_with_and_without_a_checkpoint_takes(tmp_path,
         assert tuple(pair[start]) == resume.PARTS
         assert all(seconds >= 0 for seconds in pair[start].values())
     assert "in all" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_engines_without_ai_toolkit_measures_ours_and_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ISENGARD_AI_TOOLKIT", str(tmp_path / "nothing"))
+    engines.main(["--steps", "6", "--rounds", "1", "--json", str(tmp_path / "result.json")])
+    rows = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["engine"], row["batch_size"]) for row in rows] == [("native", 8), ("native", 1)]
+    assert [len(row["rounds"][0]["seconds"]) for row in rows] == [1, 1]
+    assert "run: python -m isengard ai-toolkit install" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_engines_measures_a_flux_of_random_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ISENGARD_AI_TOOLKIT", str(tmp_path / "nothing"))
+    engines.main([*TINY_FLUX_DEV, "--json", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (result["spec"]["precision"], result["spec"]["resolutions"]) == ("bf16", [512])
+    assert "flux1-dev, 6 steps" in capsys.readouterr().out
+
+
+@pytest.mark.aitoolkit
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("arguments", [["--steps", "6", "--rounds", "1"], TINY_FLUX_DEV])
+def test_engines_measures_both_on_the_same_training(tmp_path, capsys, arguments):
+    engines.main([*arguments, "--json", str(tmp_path / "result.json")])
+    rows = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rows"]
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert (ours["engine"], theirs["engine"]) == ("native", "ai-toolkit")
+        assert ours["batch_size"] == theirs["batch_size"]
+        losses = [row["rounds"][0]["validation_loss"] for row in (ours, theirs)]
+        assert losses[0] == pytest.approx(
+            losses[1], rel=0.2
+        )  # six steps in: the same base model, the same set
+    assert "loss of AI-Toolkit by native" in capsys.readouterr().out
+
+
+def test_engines_tells_the_speed_and_how_far_the_losses_are_apart():
+    ours, theirs = (
+        engines.Row(
+            engine=engine,
+            batch_size=8,
+            rounds=[
+                engines.Trained(
+                    seconds=(seconds,),
+                    process_bytes=2**30,
+                    device_bytes=device_bytes,
+                    validation_loss=loss,
+                    device="a GPU",
+                )
+            ],
+        )
+        for engine, seconds, loss, device_bytes in (
+            ("native", 0.5, 0.2, 2**20),
+            ("ai-toolkit", 0.6, 0.21, 3 * 2**20),
+        )
+    )
+    table = engines.table([ours, theirs], title="both")
+    for cell in ("0.5000", "2.00", "1024", "GPU MiB", "+5.0%"):
+        assert cell in table
+
+
+@pytest.mark.skipif(engines.has_gpu(), reason="here it would run")
+def test_engines_trains_no_whole_flux_dev_without_a_gpu(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        engines.main(["--flux-dev"])
+    assert "--flux-dev needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "5"], ["--rounds", "0"]])
+def test_engines_refuses_what_it_cannot_measure(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        engines.main(arguments)
+    assert "must be" in capsys.readouterr().err
 
 
 def test_seconds_per_step_leave_out_the_warm_up():

@@ -208,9 +208,9 @@ def test_a_stop_saves_and_the_next_run_goes_on(train, run_dir, phase):
 
 def test_out_of_memory_ends_the_run_with_advice(train, run_dir, trainer, monkeypatch):
     """AI-Toolkit would leave the batch out, count the step, and end in success."""
+    train(steps=2, save_every=1)
     from extensions_built_in.sd_trainer import SDTrainer
 
-    train(steps=2, save_every=1)
     calls = []
 
     def fails(self, batch):
@@ -226,9 +226,9 @@ def test_out_of_memory_ends_the_run_with_advice(train, run_dir, trainer, monkeyp
 
 def test_a_loss_that_is_no_number_ends_the_run(train, run_dir, monkeypatch):
     """AI-Toolkit would put zero in its place and go on."""
+    train(steps=2)
     from extensions_built_in.sd_trainer import SDTrainer
 
-    train(steps=2)
     real = SDTrainer.SDTrainer.calculate_loss
     monkeypatch.setattr(
         SDTrainer.SDTrainer, "calculate_loss", lambda *args, **options: real(*args, **options) * float("nan")

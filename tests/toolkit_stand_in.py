@@ -557,6 +557,7 @@ FILES = {
     "jobs/process/BaseSDTrainProcess.py": BASE_PROCESS,
     "toolkit/__init__.py": "",
     "toolkit/accelerator.py": ACCELERATOR,
+    "toolkit/data_loader.py": "from tqdm import tqdm\n",
     "toolkit/dataloader_mixins.py": DATALOADER,
     "toolkit/ema.py": EMA,
     "toolkit/lora_special.py": LORA_SPECIAL,

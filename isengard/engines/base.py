@@ -47,7 +47,7 @@ class LoraTrainer(Protocol):
         """Train, going on from the newest checkpoint in ``run_dir`` if there is one.
 
         Leaves in ``run_dir``: ``checkpoints/step-00000250/lora.safetensors``, ``samples/00000250-0.png``,
-        ``metrics.jsonl`` (``{"step", "loss", "lr", ...}``), ``best.json``. ``cache_dir`` may be shared by runs.
+        ``metrics.jsonl`` (``{"step", "loss", "lr", ...}``). ``cache_dir`` may be shared by runs.
 
         Raises:
             JobStopped: after a checkpoint of the last whole step was written.

@@ -31,9 +31,7 @@ def process_class(trainer: Any, run: Run) -> Any:  # noqa: C901  # counts the me
             run.begin()
 
         def calculate_loss(self, *args: Any, **options: Any) -> Any:
-            loss = super().calculate_loss(*args, **options)
-            run.check_loss(loss)
-            return loss
+            return run.share(super().calculate_loss(*args, **options))
 
         def hook_train_loop(self, batch: Any) -> Any:
             with run.training_step(batch if isinstance(batch, list) else [batch]):

@@ -146,17 +146,23 @@ class Run:
         self._batches["trained"].update(sides)
         self._row = {"lr": rate}
 
-    def check_loss(self, loss: Tensor) -> None:
-        """Raises: TrainingFailed: the loss is no number; AI-Toolkit would put zero in its place and go on."""
+    def share(self, loss: Tensor) -> Tensor:
+        """The loss of one forward pass as its part of the step: AI-Toolkit adds up the gradients of all.
+
+        Raises:
+            TrainingFailed: the loss is no number; AI-Toolkit would put zero in its place and go on.
+        """
         if not torch.isfinite(loss).all():
             raise TrainingFailed(
                 f"the loss is no longer a number at step {self.step + 1}. The last checkpoint is good: resume from it "
                 "with a lower learning_rate"
             )
+        return loss / self._spec.gradient_accumulation_steps
 
-    def stepped(self, loss: float) -> None:
+    def stepped(self, mean_share: float) -> None:
         """After a whole step: note it and do what is due."""
         self.step += 1
+        loss = mean_share * self._spec.gradient_accumulation_steps
         self._milestones.stepped(self, step=self.step, loss=loss, **self._row)
 
     def detach(self) -> None:

@@ -1,1 +1,1 @@
-"""Measurements of the trainer, each ending by itself: ``python -m benchmarks.train_step`` and ``.resume``."""
+"""Measurements that end by themselves: ``python -m benchmarks.train_step``, ``.engines``, ``.resume`` and ``.page``."""

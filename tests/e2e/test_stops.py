@@ -12,7 +12,8 @@ from tests.tiny_app import submit_training, tiny_app
 PHASES = [
     Phase.LOADING, Phase.CACHING, Phase.TRAINING, Phase.VALIDATING, Phase.SAVING, Phase.SAMPLING, Phase.VERIFYING,
 ]  # fmt: skip
-OBEYED_WITHIN_S = 2.0
+#: Alone it takes less than 2; beside another test process the disk may hold a checkpoint up.
+OBEYED_WITHIN_S = 6.0
 
 
 class Interrupted:

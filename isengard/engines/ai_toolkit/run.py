@@ -28,8 +28,6 @@ from isengard.errors import TrainingFailed
 
 #: Noise levels of which a batch draws its own.
 LEVELS = 1000
-#: In the saved state: it goes on only with weights of the same engine.
-ENGINE = "ai-toolkit"
 
 
 class Run:
@@ -198,7 +196,6 @@ class Run:
         """
         process = self._process
         state = {
-            "engine": ENGINE,
             "adapter": {name: tensor.detach().cpu() for name, tensor in process.network.state_dict().items()},
             "optimizer": process.optimizer.state_dict(),
             "ema": process.ema.state_dict() if process.ema is not None else None,

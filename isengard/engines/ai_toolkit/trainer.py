@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from isengard.domain.ai_toolkit import check_keys, to_config
 from isengard.domain.model import Family, LocalModel
@@ -18,11 +17,11 @@ from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.native.adapter import AdapterFactory, FamilyAdapter
-from isengard.engines.native.dataset import Dataset, held_out, prepare
+from isengard.engines.native.dataset import Dataset, held_out, prepare, readable
 from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
 from isengard.engines.native.trainer import memory_advice
-from isengard.errors import InvalidSpec, JobStopped, TrainingFailed
+from isengard.errors import InvalidSpec, JobStopped
 from isengard.files import replacing
 
 NAME = "lora"
@@ -162,18 +161,8 @@ def write_dataset(folder: Path, images: Sequence[TrainingImage]) -> Path:
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         for name, image in wanted.items():
-            _check_readable(image.path)
+            with readable(image.path) as opened:
+                opened.load()
             shutil.copyfile(image.path, temporary / f"{name}{image.path.suffix}")
             (temporary / f"{name}.txt").write_text(image.caption, encoding="utf-8")
     return folder
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError as error:
-        raise TrainingFailed(
-            f"the image {path.name} cannot be read any more ({type(error).__name__}); "
-            "put it back or remove it from the character, then start the training again"
-        ) from error

@@ -1,14 +1,15 @@
 """From images and captions to cached tensors, grouped by size; and the fixed validation set."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from isengard.domain.captions import resolve_caption
@@ -128,18 +129,23 @@ def _buckets(image: TrainingImage, spec: TrainingSpec) -> list[Bucket]:
     return list(dict.fromkeys(sizes))
 
 
-def load_pixels(path: Path, bucket: Bucket, *, mirror: bool) -> Tensor:
-    """Read an image, scaled to cover the bucket and cropped at the middle: ``(3, height, width)`` in [-1, 1]."""
+@contextmanager
+def readable(path: Path) -> Iterator[Image.Image]:
+    """Open an image of the character. Raises: TrainingFailed: it has vanished or is damaged."""
     try:
         with Image.open(path) as opened:
-            image = ImageOps.fit(
-                opened.convert("RGB"), (bucket.width, bucket.height), Image.Resampling.LANCZOS
-            )
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+            yield opened
+    except OSError as error:
         raise TrainingFailed(
             f"the image {path.name} cannot be read any more ({type(error).__name__}); "
             "put it back or remove it from the character, then start the training again"
         ) from error
+
+
+def load_pixels(path: Path, bucket: Bucket, *, mirror: bool) -> Tensor:
+    """Read an image, scaled to cover the bucket and cropped at the middle: ``(3, height, width)`` in [-1, 1]."""
+    with readable(path) as opened:
+        image = ImageOps.fit(opened.convert("RGB"), (bucket.width, bucket.height), Image.Resampling.LANCZOS)
     if mirror:
         image = ImageOps.mirror(image)
     values = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())

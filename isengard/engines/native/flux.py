@@ -1,6 +1,5 @@
 """FLUX.1: packed latents, rectified flow, CLIP and T5 prompts."""
 
-import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from isengard.domain.model import LocalModel
 from isengard.domain.training import Quantization
+from isengard.engines.device import free_cached
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
 from isengard.engines.native.cache import fingerprint
@@ -67,9 +67,7 @@ class FluxAdapter:
 
     def free_encoders(self) -> None:
         self._vae = self._text = None
-        gc.collect()
-        if self._device.type == "cuda":  # pragma: gpu
-            torch.cuda.empty_cache()
+        free_cached(self._device)
 
     def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
         from diffusers import FluxTransformer2DModel

@@ -39,7 +39,7 @@ nothing to it, which makes it a trigger word. Prompts of up to 40 tokens.
 ## Data and licence
 
 48,000 portraits of 12,000 people in four looks each, drawn by `scripts/demo_model` with the parts of
-[python-avatars](https://pypi.org/project/python-avatars/) (MIT) and resvg. No photograph and no real person is in it.
+python-avatars (MIT) and resvg. No photograph and no real person is in it.
 The hair styles mohawk, tousled, braids and flower, and the pairs pink hair with tanned skin, black hair with brown skin
 and red hair with pale skin were left out: the example characters have them, and a LoRA has to learn them.
 Weights: Apache-2.0, as the rest of this repository.

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from isengard.domain.generation import ImageSpec
 from isengard.domain.job import Job, JobKind
-from isengard.domain.model import Family
+from isengard.domain.model import Family, ModelCard
+from isengard.domain.performance import GenerationPlan, Offload
 from isengard.domain.training import AI_TOOLKIT, NATIVE
 from isengard.engines.base import IdentityScorer, Report
 from isengard.queue.base import JobQueue
@@ -90,7 +92,7 @@ def build_handlers(
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
     from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
-    from isengard.engines.device import choose_device
+    from isengard.engines.device import GIB, choose_device, free_memory
     from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
     from isengard.engines.native.sdxl import SdxlAdapter
@@ -102,7 +104,12 @@ def build_handlers(
 
     device = choose_device(settings.device)
     adapters: Mapping[Family, AdapterFactory] = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
-    generator = PipelineGenerator(device=device)
+
+    def plan(card: ModelCard, _spec: ImageSpec) -> GenerationPlan:
+        short = device.type == "cuda" and free_memory(device) < card.generate_memory_gb * GIB
+        return GenerationPlan(offload=Offload.MODEL if short else Offload.NONE)
+
+    generator = PipelineGenerator(device=device, plan=plan)
     loras = _loras(settings)
     return {
         JobKind.TRAIN_LORA: TrainLora(

@@ -15,7 +15,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Optimizer": (
         "optimizer", "learning_rate", "weight_decay", "lr_scheduler", "lr_warmup_steps", "max_grad_norm", "ema_decay",
     ),
-    "Precision and memory": ("engine", "precision", "quantization", "gradient_checkpointing"),
+    "Precision and memory": (
+        "engine", "precision", "quantization", "gradient_checkpointing", "streamed_blocks", "text_encoders",
+        "attention", "compile", "devices",
+    ),
     "Data": ("resolutions", "max_upscale", "flip", "caption_dropout"),
     "Loss": ("timestep_sampling", "loss_weighting", "guidance_scale", "validate_every"),
     "Checkpoints": ("save_every", "keep_checkpoints"),
@@ -43,6 +46,8 @@ EXPLAINED: Mapping[str, str] = {
     "precision": "of the computation: bf16 is quicker on a GPU; fp32 is quicker on most CPUs",
     "quantization": "holds the frozen base model in fewer bits: less memory, slightly less exact",
     "gradient_checkpointing": "computes parts twice to save memory; slower",
+    "text_encoders": "where the captions are encoded, once, before the first step",
+    "attention": "the kernel that computes attention; native lets PyTorch choose",
     "timestep_sampling": "which noise levels are trained: sigmoid prefers the middle, shifted more noise",
     "loss_weighting": "how much each noise level counts",
     "sample_prompts": "one prompt a line; [trigger] and [class] are filled in",
@@ -55,7 +60,7 @@ UNITS: Mapping[str, str] = {
     "steps": "steps", "lr_warmup_steps": "steps", "save_every": "steps", "validate_every": "steps",
     "sample_every": "steps", "sample_steps": "steps", "batch_size": "images", "resolutions": "pixels",
     "sample_resolution": "pixels", "gradient_accumulation_steps": "passes", "keep_checkpoints": "checkpoints",
-    "max_upscale": "times",
+    "max_upscale": "times", "streamed_blocks": "blocks", "devices": "GPUs",
 }  # fmt: skip
 ENGINES: Mapping[str, str] = {NATIVE: "Isengard", AI_TOOLKIT: "AI-Toolkit"}
 LABELS: Mapping[str, str] = {

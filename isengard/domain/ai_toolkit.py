@@ -10,12 +10,12 @@ import yaml
 
 from isengard.domain.captions import resolve_caption
 from isengard.domain.model import Family
+from isengard.domain.performance import Quantization
 from isengard.domain.training import (
     TARGETS,
     LossWeighting,
     LrScheduler,
     Optimizer,
-    Quantization,
     TimestepSampling,
     TrainingSpec,
 )
@@ -77,6 +77,10 @@ def to_config(  # noqa: PLR0913  # each is a place the file names
     """
     _refuse_what_it_cannot(spec, family)
     in_process = process_type == IN_PROCESS
+    if in_process and (lost := list(_ours_alone(spec))):
+        raise InvalidSpec(
+            f"{', '.join(lost)}: AI-Toolkit has no such setting; leave it at its default, or choose the native engine"
+        )
     process = {
         "type": process_type,
         "training_folder": training_dir,
@@ -125,8 +129,20 @@ def _refuse_what_it_cannot(spec: TrainingSpec, family: Family) -> None:
             "learning_rate: AI-Toolkit puts 1 in the place of a rate below 0.1 for prodigy,"
             f" got {spec.learning_rate:g}; set it to 1"
         )
+    if spec.quantization not in (Quantization.NONE, *QTYPES):
+        raise InvalidSpec(
+            f"quantization: Isengard gives AI-Toolkit {', '.join(QTYPES)} alone, got {spec.quantization.value!r};"
+            " choose one of them, or the native engine"
+        )
     if family is Family.SDXL:
         _refuse_for_sdxl(spec)
+
+
+def _ours_alone(spec: TrainingSpec) -> Iterator[str]:
+    """The fields about speed and memory that are set and that AI-Toolkit has no counterpart for."""
+    for name in ("streamed_blocks", "text_encoders", "attention", "compile", "devices"):
+        if getattr(spec, name) != TrainingSpec.model_fields[name].default:
+            yield name
 
 
 def _refuse_for_sdxl(spec: TrainingSpec) -> None:
@@ -307,6 +323,8 @@ def _differences(spec: TrainingSpec, family: Family) -> list[str]:
         found.append("- timestep_type shift moves uniform noise levels; Isengard moves those of sigmoid")
     if spec.max_upscale > 1:
         found.append(f"- max_upscale {spec.max_upscale:g} is lost: AI-Toolkit never enlarges an image")
+    if lost := list(_ours_alone(spec)):
+        found.append(f"- {', '.join(lost)}: Isengard's own, lost there")
     if spec.validate_every:
         found.append("- AI-Toolkit validates on images of their own, so there is no validation here")
     return ["", "Not quite the same there:", *found] if found else []

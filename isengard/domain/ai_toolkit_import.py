@@ -18,7 +18,8 @@ from isengard.domain.ai_toolkit import (
 )
 from isengard.domain.base import Frozen, validated
 from isengard.domain.captions import TRIGGER
-from isengard.domain.training import Optimizer, Precision, Quantization, TimestepSampling, TrainingSpec
+from isengard.domain.performance import Quantization
+from isengard.domain.training import Optimizer, Precision, TimestepSampling, TrainingSpec
 from isengard.errors import InvalidSpec
 
 MAX_CHARACTERS = 100_000

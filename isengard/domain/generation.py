@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from isengard.domain.base import Frozen
 from isengard.domain.captions import CLASS, DEFAULT_CAPTION, TRIGGER, has_trigger, resolve_caption
+from isengard.domain.performance import PerformanceChoices, StepCache
 from isengard.errors import InvalidSpec
 
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
@@ -34,6 +35,8 @@ class ImageSpec(Frozen, allow_inf_nan=False):
     guidance_scale: float = Field(3.5, ge=0, le=30)
     seed: int = Field(0, ge=0, lt=2**32)
     count: int = Field(1, ge=1, le=64)
+    cache: StepCache = Field(StepCache.NONE, description="faster; the image differs a little")
+    performance: PerformanceChoices = PerformanceChoices()
     template: str = ""
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from isengard.domain.base import Frozen
+from isengard.domain.performance import Attention, Quantization, TextEncoders
 
 
 class Optimizer(StrEnum):
@@ -40,14 +41,6 @@ class LossWeighting(StrEnum):
 class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"  # autocast; the adapter stays in float32
-
-
-class Quantization(StrEnum):
-    """Of the frozen base model."""
-
-    NONE = "none"
-    INT8 = "int8"
-    FP8 = "fp8"
 
 
 TARGETS = ("attention", "attention_mlp", "all_linear")
@@ -91,6 +84,20 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
     precision: Precision = Precision.BF16
     quantization: Quantization = Quantization.NONE
     gradient_checkpointing: bool = False
+    streamed_blocks: int = Field(
+        0,
+        ge=0,
+        le=200,
+        description="transformer blocks whose frozen weights wait in system memory for their turn",
+    )
+    text_encoders: TextEncoders = TextEncoders.DEVICE
+    attention: Attention = Attention.NATIVE
+    compile: bool = Field(
+        False, description="compile the repeated blocks: minutes at the start, faster steps"
+    )
+    devices: int = Field(
+        1, ge=1, le=16, description="GPUs that share a training; each takes batch_size images a pass"
+    )
 
     resolutions: tuple[Resolution, ...] = Field(
         (512,), min_length=1, description="square sides whose area is kept"
@@ -145,6 +152,7 @@ RESUMABLE_FIELDS = frozenset(
     {
         "steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm",
         "gradient_checkpointing", "precision", "quantization", "resolutions",
+        "streamed_blocks", "text_encoders", "attention", "compile",
         "save_every", "keep_checkpoints", "validate_every",
         "sample_every", "sample_prompts", "sample_seed", "sample_steps", "sample_guidance_scale", "sample_resolution",
     }

@@ -6,7 +6,7 @@ from PIL import Image
 
 from isengard.domain.job import Requests
 from isengard.domain.model import Family
-from isengard.domain.training import Quantization
+from isengard.domain.performance import Quantization
 from isengard.engines.native.adapter import SampleRequest
 from isengard.engines.native.flux import FluxAdapter, pack, position_ids
 from isengard.engines.native.lora import add_lora

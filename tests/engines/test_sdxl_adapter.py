@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from isengard.domain.job import Phase, Requests
 from isengard.domain.model import Family
-from isengard.domain.training import Quantization, TrainingSpec
+from isengard.domain.performance import Quantization
+from isengard.domain.training import TrainingSpec
 from isengard.engines.lora_format import component_of, read_header
 from isengard.engines.native.adapter import SampleRequest, stacked
 from isengard.engines.native.lora import add_lora

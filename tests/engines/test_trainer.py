@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from isengard.domain.job import Phase, Progress, Requests
 from isengard.domain.model import Family
-from isengard.domain.training import Optimizer, Precision, Quantization, TimestepSampling, TrainingSpec
+from isengard.domain.performance import Quantization
+from isengard.domain.training import Optimizer, Precision, TimestepSampling, TrainingSpec
 from isengard.engines.lora_format import read_spec
 from isengard.engines.native.flux import FluxAdapter
 from isengard.engines.native.trainer import NativeTrainer

@@ -116,6 +116,8 @@ def test_sdxl_has_its_own_noise_and_no_timestep_type():
         (Family.FLUX, {"loss_weighting": "cosmap"}, "loss_weighting: .*'cosmap'; choose 'none'"),
         (Family.FLUX, {"lr_scheduler": "cosine", "lr_warmup_steps": 9}, "lr_warmup_steps: .*got 9; set it to 0"),
         (Family.FLUX, {"optimizer": "prodigy"}, "learning_rate: .*got 0.0001; set it to 1"),
+        (Family.FLUX, {"quantization": "nf4"}, "quantization: .*int8, fp8 alone, got 'nf4'; choose one"),
+        (Family.FLUX, {"streamed_blocks": 4, "compile": True}, "streamed_blocks, compile: .*native engine"),
         (Family.SDXL, {}, "timestep_sampling: .*got 'sigmoid'; choose 'uniform'"),
         (
             Family.SDXL,
@@ -168,10 +170,16 @@ def test_its_head_says_what_has_to_be_edited():
 
 
 def test_its_head_says_what_differs_there():
-    head, _, _ = exported(alpha=4, max_upscale=2, timestep_sampling="shifted", validate_every=10).partition(
-        "---"
-    )
-    for words in ("alpha 4 has no effect", "max_upscale 2 is lost", "type shift moves", "no validation"):
+    head, _, _ = exported(
+        alpha=4, max_upscale=2, timestep_sampling="shifted", validate_every=10, attention="cudnn"
+    ).partition("---")
+    for words in (
+        "alpha 4 has no effect",
+        "max_upscale 2 is lost",
+        "type shift moves",
+        "no validation",
+        "attention: Isen",
+    ):
         assert words in head
 
 

@@ -35,7 +35,10 @@ meta: {version: "2"}
 """
 CONFIG = yaml.safe_load(TEXT)
 #: Said nowhere in an AI-Toolkit configuration.
-OURS = IDENTITY_FIELDS | {"engine", "loss_weighting", "max_upscale", "validate_every"}
+OURS = IDENTITY_FIELDS | {
+    "engine", "loss_weighting", "max_upscale", "validate_every",
+    "streamed_blocks", "text_encoders", "attention", "compile", "devices",
+}  # fmt: skip
 
 
 def read(process=None, **sections):

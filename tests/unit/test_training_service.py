@@ -100,7 +100,8 @@ def test_what_the_checkpoint_fixes_cannot_change(app):
     job_id = submit_training(app)
     fail(app, job_id)
     with pytest.raises(
-        InvalidSpec, match="rank cannot change in a training that has started; these can: batch_size"
+        InvalidSpec,
+        match="rank cannot change in a training that has started; these can: attention, batch_size",
     ):
         app.training.resume(job_id, {"rank": 8, "steps": 9})
     with pytest.raises(InvalidSpec, match="batch_size: must be"):

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.base import Frozen
-from isengard.domain.training import Quantization
+from isengard.domain.performance import Quantization
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.training import Quantization
+from isengard.domain.performance import Quantization
 from isengard.engines.device import free_cached
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest

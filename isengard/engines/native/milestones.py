@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from isengard.domain.training import Precision, Quantization, TrainingSpec
+from isengard.domain.performance import Quantization
+from isengard.domain.training import Precision, TrainingSpec
 from isengard.engines.base import TrainedLora
 from isengard.engines.native.adapter import FamilyAdapter
 from isengard.engines.native.checkpoint import Checkpoints, Metrics, Reason

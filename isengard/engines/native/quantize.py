@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isengard.domain.training import Quantization
+from isengard.domain.performance import Quantization
 
 
 def quantization_config(quantization: Quantization) -> dict[str, Any]:

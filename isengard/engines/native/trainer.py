@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from isengard.domain.model import Family, LocalModel
-from isengard.domain.training import Quantization, TrainingImage, TrainingSpec
+from isengard.domain.performance import Quantization
+from isengard.domain.training import TrainingImage, TrainingSpec
 from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars

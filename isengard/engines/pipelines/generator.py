@@ -13,7 +13,8 @@ from torch import Tensor
 
 from isengard.domain.generation import ImageSpec, LocalLora
 from isengard.domain.job import Phase, Progress
-from isengard.domain.model import LocalModel
+from isengard.domain.model import LocalModel, ModelCard
+from isengard.domain.performance import GenerationPlan
 from isengard.engines.base import GeneratedImage, Report
 from isengard.engines.device import free_cached, memory_used, plain_out_of_memory
 from isengard.engines.pipelines.loading import LoadedPipeline, load_pipeline
@@ -27,8 +28,16 @@ PREVIEW_EVERY_S = 0.5
 class PipelineGenerator:
     """An `ImageGenerator` on diffusers pipelines. Not for two threads at once."""
 
-    def __init__(self, *, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        plan: Callable[[ModelCard, ImageSpec], GenerationPlan] = lambda _card, _spec: GenerationPlan(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``plan``: how to hold a model for a request; asked when a model has to be loaded."""
         self._device = device
+        self._plan = plan
         self._clock = clock
         self._loaded: LoadedPipeline | None = None
 
@@ -43,7 +52,7 @@ class PipelineGenerator:
         report: Report,
     ) -> Iterator[GeneratedImage]:
         """See `ImageGenerator.generate`. Image i is the same whatever the count: each has a call of its own."""
-        loaded = self._warm(model, report)
+        loaded = self._warm(model, spec, report)
         with self._enough_memory(spec):
             loaded.adapters.apply(loras)
             encoded = loaded.family.encode(loaded.pipeline, prompt, loaded.card)
@@ -75,10 +84,12 @@ class PipelineGenerator:
             self.unload()
             raise
 
-    def _warm(self, model: LocalModel, report: Report) -> LoadedPipeline:
+    def _warm(self, model: LocalModel, spec: ImageSpec, report: Report) -> LoadedPipeline:
         if self._loaded is None or (self._loaded.path, self._loaded.card) != (model.path, model.card):
             self.unload()
-            self._loaded = load_pipeline(model, self._device, report)
+            self._loaded = load_pipeline(
+                model, self._device, plan=self._plan(model.card, spec), report=report
+            )
         return self._loaded
 
     def _one(

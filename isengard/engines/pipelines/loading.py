@@ -9,8 +9,9 @@ from torch import Tensor
 
 from isengard.domain.job import Phase, Progress
 from isengard.domain.model import LocalModel, ModelCard
+from isengard.domain.performance import GenerationPlan, Offload
 from isengard.engines.base import Report
-from isengard.engines.device import GIB, compute_dtype, free_memory, plain_out_of_memory
+from isengard.engines.device import compute_dtype, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.pipelines.adapters import Adapters
 from isengard.engines.pipelines.families import PipelineFamily, family_of
@@ -23,14 +24,17 @@ class LoadedPipeline:
 
     path: Path
     card: ModelCard
+    plan: GenerationPlan
     family: PipelineFamily
     pipeline: Any
     adapters: Adapters
     preview_factors: Tensor
 
 
-def load_pipeline(model: LocalModel, device: torch.device, report: Report) -> LoadedPipeline:
-    """Load a base model; when the device's memory is short, its parts take turns on it.
+def load_pipeline(
+    model: LocalModel, device: torch.device, *, plan: GenerationPlan, report: Report
+) -> LoadedPipeline:
+    """Load a base model and put its parts where the plan wants them.
 
     Raises:
         InvalidSpec: its family cannot make images yet.
@@ -50,12 +54,13 @@ def load_pipeline(model: LocalModel, device: torch.device, report: Report) -> Lo
         report(_progress(len(parts), total, "everything to its place"))
         pipeline = family.pipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
-        _place(pipeline, device, needed=model.card.generate_memory_gb * GIB)
+        _place(pipeline, device, plan)
         factors = fit_factors(pipeline.vae)
     report(_progress(total, total, "ready"))
     return LoadedPipeline(
         path=model.path,
         card=model.card,
+        plan=plan,
         family=family,
         pipeline=pipeline,
         adapters=Adapters(pipeline, component=family.denoiser, model=model.card.title),
@@ -68,8 +73,8 @@ def _load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     return kind.from_pretrained(folder / name, local_files_only=True, **options)
 
 
-def _place(pipeline: Any, device: torch.device, *, needed: float) -> None:
-    if device.type == "cuda" and free_memory(device) < needed:  # pragma: gpu
+def _place(pipeline: Any, device: torch.device, plan: GenerationPlan) -> None:
+    if plan.offload is Offload.MODEL:  # pragma: gpu
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The demo base model.
 ASSETS = ROOT / "isengard" / "assets"
 PREFIX = "ISENGARD_"
+SECRETS = ("auth", "redis_url")
 
 
 class WorkerMode(StrEnum):
@@ -34,6 +36,9 @@ class Settings(BaseModel):
     ai_toolkit: Path | None = Field(None, description="an existing checkout of AI-Toolkit")
     worker: WorkerMode = WorkerMode.PROCESS
     lease_s: float = Field(60.0, ge=1, le=3600, description="a silent worker loses its job after this time")
+    redis_url: SecretStr | None = Field(
+        None, description="the shared job list on a Redis or Valkey server; without it, a file in data_dir"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     host: str = Field("127.0.0.1", description="address the page listens at; 0.0.0.0 for all of them")
@@ -46,6 +51,23 @@ class Settings(BaseModel):
     def _auth_has_both_parts(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not all(value.get_secret_value().partition(":")):
             raise ValueError("must be name:password")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_whole(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        way_out = "must be redis://user:password@host:port/0, or rediss:// for TLS"
+        try:
+            parts = urlsplit(value.get_secret_value())
+            complete = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # its text may quote the password
+            raise ValueError(f"{way_out}; write / # ? @ of a password as %2F %23 %3F %40") from None
+        if parts.scheme not in ("redis", "rediss") or not complete:
+            raise ValueError(way_out)
+        if not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
+            raise ValueError(f"{way_out}; the part behind the last / is the number of a database")
         return value
 
     @classmethod
@@ -69,7 +91,7 @@ class Settings(BaseModel):
             name = ".".join(str(part) for part in detail["loc"])
             raise InvalidSpec(
                 f"setting {name} ({PREFIX}{name.upper()}): {detail['msg']}"
-                + (f", got {detail['input']!r}" if name != "auth" else "")
+                + (f", got {detail['input']!r}" if name not in SECRETS else "")
             ) from None
         folders = {
             name: folder.expanduser().resolve()
@@ -85,8 +107,10 @@ class Settings(BaseModel):
         took 3.5 s instead of 0.2 s; with short spinning 0.7 s, and not slower where nothing else runs.
         """
         given = {
-            name: value for name, value in self.model_dump(exclude={"auth"}).items() if value is not None
+            name: value for name, value in self.model_dump(exclude={*SECRETS}).items() if value is not None
         }
+        if self.redis_url is not None:
+            given["redis_url"] = self.redis_url.get_secret_value()
         values = {PREFIX + name.upper(): str(value) for name, value in given.items()}
         inherited = {name: value for name, value in os.environ.items() if name != PREFIX + "AUTH"}
         return {"GOMP_SPINCOUNT": "10000", **inherited, **values}

@@ -46,9 +46,18 @@ class Application:
     jobs: JobService
 
 
+def open_queue(settings: Settings) -> JobQueue:
+    """The job list that the settings name. Raises: QueueUnavailable, Conflict."""
+    if settings.redis_url is None:
+        return SqliteQueue(settings.jobs_db)
+    from isengard.queue.redis import RedisQueue  # redis takes 0.1 s to import
+
+    return RedisQueue(settings.redis_url.get_secret_value())
+
+
 def build(settings: Settings) -> Application:
     """Wire the services. Imports no engine."""
-    queue = SqliteQueue(settings.jobs_db)
+    queue = open_queue(settings)
     catalog = Catalog(settings.configs_dir)
     weights = Weights(models_dir=settings.models_dir, assets_dir=ASSETS)
     characters = CharacterService(

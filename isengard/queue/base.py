@@ -3,7 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from isengard.domain.job import Job, JobError, JobEvent, JobKind, JobStatus, Lane, Progress, Signals
+from isengard.domain.job import Job, JobError, JobEvent, JobKind, JobStatus, Lane, Phase, Progress, Signals
+from isengard.errors import WorkerLost
 
 
 class JobQueue(Protocol):
@@ -123,3 +124,20 @@ class JobQueue(Protocol):
 MAX_STALLED = 5
 #: Seconds an interactive job waits for an idle worker before a training is asked to yield.
 YIELD_AFTER_S = 1.0
+
+
+def worker_lost(times: int | str) -> JobError:
+    """How a job failed whose workers died ``times`` times in a row."""
+    message = (
+        f"the worker died {times} times in a row without a step of progress; the log says more."
+        " Often the memory of the machine is too small: choose a smaller resolution, batch or model"
+    )
+    return JobError(code=WorkerLost.code, message=message)
+
+
+def progress_mark(progress: Progress | None) -> int:
+    """How far a job has come, as one growing number; 0 for phases that come back again and again."""
+    order = {Phase.CACHING: 1, Phase.TRAINING: 2, Phase.GENERATING: 2, Phase.VERIFYING: 3}
+    if progress is None or progress.step == 0 or progress.phase not in order:
+        return 0
+    return order[progress.phase] * 10**12 + progress.step

@@ -17,15 +17,14 @@ from isengard.domain.job import (
     JobKind,
     JobStatus,
     Lane,
-    Phase,
     Progress,
     Requests,
     Signals,
     Stop,
 )
-from isengard.errors import Conflict, LeaseLost, NotFound, WorkerLost
+from isengard.errors import Conflict, LeaseLost, NotFound
 from isengard.logs import bound_field
-from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S
+from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S, progress_mark, worker_lost
 from isengard.queue.sqlite_file import SqliteFile
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class SqliteQueue:
                 stop = Stop.YIELD
             # Who stops does not save or sample any more: the wishes wait for the next owner.
             requests = Requests() if stop else Requests(save=bool(row["save"]), sample=bool(row["sample"]))
-            mark = _mark(progress)
+            mark = progress_mark(progress)
             changes: dict[str, Any] = {"lease_until": now + lease_s}
             if requests != Requests():
                 changes |= {"save": 0, "sample": 0}
@@ -350,11 +349,7 @@ def _lose(connection: sqlite3.Connection, row: sqlite3.Row, now: float, why: str
     stalled = row["stalled"] + 1
     _set(connection, row["id"], losses=row["losses"] + 1, stalled=stalled)
     if row["stop"] is None and stalled >= MAX_STALLED:
-        message = (
-            f"the worker died {stalled} times in a row without a step of progress; the log says more."
-            " Often the memory of the machine is too small: choose a smaller resolution, batch or model"
-        )
-        _fail(connection, row["id"], now, JobError(code=WorkerLost.code, message=message))
+        _fail(connection, row["id"], now, worker_lost(stalled))
     else:
         _let_go(connection, row, now)
 
@@ -377,11 +372,3 @@ def _has_to_yield(connection: sqlite3.Connection, training: Job, now: float) -> 
         _set(connection, waiting["id"], yielder=training.id, yielder_fence=training.fence)
         _event(connection, training.id, now, "yield requested", f"for job {waiting['id']}")
     return True
-
-
-def _mark(progress: Progress | None) -> int:
-    """How far a job has come, as one growing number; 0 for phases that come back again and again."""
-    order = {Phase.CACHING: 1, Phase.TRAINING: 2, Phase.GENERATING: 2, Phase.VERIFYING: 3}
-    if progress is None or progress.step == 0 or progress.phase not in order:
-        return 0
-    return order[progress.phase] * 10**12 + progress.step

@@ -1,9 +1,11 @@
-"""The implementations of `JobQueue`, on a clock that tests move."""
+"""The implementations of `JobQueue`, on a clock that tests move: SQLite, and every Redis or Valkey server there is."""
 
 import pytest
 
 from isengard.queue.base import JobQueue
+from isengard.queue.redis import RedisQueue
 from isengard.queue.sqlite import SqliteQueue
+from tests.redis_servers import PROGRAMS, Server, new_prefix
 
 
 class Clock:
@@ -22,6 +24,25 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
-def queue(request, tmp_path, clock) -> JobQueue:
-    return SqliteQueue(tmp_path / "jobs.db", clock=clock)
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Start each program once: a function from its name to the running server."""
+    running: dict[str, Server] = {}
+
+    def of(program: str) -> Server:
+        if program not in running:
+            if PROGRAMS[program] is None:
+                pytest.skip(f"no {program}-server is installed")
+            running[program] = Server(tmp_path_factory.mktemp(program), program=program)
+        return running[program]
+
+    yield of
+    for one in running.values():
+        one.kill()
+
+
+@pytest.fixture(params=["sqlite", *PROGRAMS])
+def queue(request, tmp_path, clock, server) -> JobQueue:
+    if request.param == "sqlite":
+        return SqliteQueue(tmp_path / "jobs.db", clock=clock)
+    return RedisQueue(server(request.param).url, prefix=new_prefix(), clock=clock)

@@ -1,0 +1,218 @@
+"""The server behind the shared queue: connecting, asking again, and what can be wrong with it."""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis import Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from isengard.domain.job import Job, Lane
+from isengard.errors import Conflict, DiskFull, QueueUnavailable
+from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S, worker_lost
+
+log = logging.getLogger(__name__)
+
+#: The layout of the keys. A server that holds a newer one is refused.
+FORMAT = 1
+OLDEST = (6, 2)
+LUA = Path(__file__).parent / "lua"
+#: For one answer. A request goes out again after these pauses, unless PATIENCE_S has passed already.
+TIMEOUT_S = 3.0
+PAUSES_S = (0.05, 0.2, 0.5)
+PATIENCE_S = 4.0
+
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError)
+_REFUSES_LOGIN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+
+
+class RedisServer:
+    """Runs the commands of ``lua/*.lua``, each of them atomic, on one server."""
+
+    def __init__(self, url: str, *, prefix: str) -> None:
+        """Connect with the first command. ``prefix`` begins the name of each key. Raises: QueueUnavailable."""
+        try:
+            parts = urlsplit(url)
+            self._where = f"the Redis server at {parts.hostname}:{parts.port or 6379}"
+            self._client = _client(url)
+        except (
+            ValueError,
+            TypeError,
+            exceptions.RedisError,
+        ):  # their texts may quote the URL, password and all
+            raise QueueUnavailable(
+                "ISENGARD_REDIS_URL is not understood; write redis://user:password@host:port/0, or rediss:// for TLS,"
+                " and / # ? @ of a password as %2F %23 %3F %40"
+            ) from None
+        self._user = unquote(parts.username or "")
+        self._prefix = prefix
+        prelude = _prelude(prefix)
+        names = ("ledger", "commands", "lists")
+        texts = [(LUA / f"{name}.lua").read_text(encoding="utf-8") for name in names]
+        self._commands = self._client.register_script(prelude + "\n".join(texts))
+        self._check = self._client.register_script(prelude + (LUA / "check.lua").read_text(encoding="utf-8"))
+
+    def run(self, command: str, *values: str) -> Any:
+        """Run a command of ``lua/commands.lua``; its answer. Send it again when the connection broke: it has to bear that.
+
+        Raises:
+            QueueUnavailable, DiskFull: instead of any error of redis.
+        """
+        return self._patiently(lambda: self._commands(args=(command, *values)))
+
+    def check(self) -> None:
+        """See whether the queue can live on this server.
+
+        Raises:
+            QueueUnavailable: it is away, refuses the login, is too old, would drop jobs, or refuses a command.
+            Conflict: it holds jobs of a newer version.
+        """
+        self._judge(self._patiently(self._info))
+        command, reason = self._patiently(lambda: self._check(args=(secrets.token_hex(6),)))
+        if command:
+            user = self._user or "default"
+            raise QueueUnavailable(
+                f"{self._where} refuses the command {command} ({reason}); Redis 6.2 or newer, or Valkey, is needed, and"
+                f" the user {user!r} must be allowed: ~{self._prefix}* &{self._prefix}* +@all -@admin"
+            )
+        key = f"{self._prefix}format"
+        self._patiently(lambda: self._client.set(key, FORMAT, nx=True))
+        found = int(self._patiently(lambda: self._client.get(key)))
+        if found > FORMAT:
+            raise Conflict(
+                f"{self._where} holds jobs of a newer Isengard (format {found}, this one knows {FORMAT});"
+                " update Isengard, or name another database at the end of ISENGARD_REDIS_URL"
+            )
+
+    @contextmanager
+    def listening(self, job_id: str | None) -> Iterator[Callable[[float], str | None]]:
+        """Listen to changes of one job, or of all: a function that waits so many seconds for the id of a job that changed.
+
+        Raises:
+            QueueUnavailable: there and from the function, when the connection breaks: ask the queue, and listen anew.
+        """
+        begin = f"{self._prefix}changes:"
+        with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+
+            def next_change(seconds: float) -> str | None:
+                with self._explaining():
+                    message = channel.get_message(timeout=seconds)
+                return message["channel"].removeprefix(begin) if message else None
+
+            with self._explaining():
+                channel.subscribe(begin + job_id) if job_id else channel.psubscribe(f"{begin}*")
+            next_change(TIMEOUT_S)  # the confirmation
+            yield next_change
+
+    def _info(self) -> Any:
+        try:
+            return self._client.info()
+        except exceptions.NoPermissionError:
+            return {}
+
+    def _judge(self, info: dict[str, Any]) -> None:
+        version = str(info.get("redis_version", "6.2"))
+        if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
+            raise QueueUnavailable(
+                f"{self._where} is version {version}; Redis 6.2 or newer, or Valkey, is needed"
+            )
+        if info.get("redis_mode") == "cluster":
+            raise QueueUnavailable(
+                f"{self._where} is part of a Redis Cluster; the queue needs a single server"
+            )
+        policy = str(info.get("maxmemory_policy", ""))
+        if info.get("maxmemory") and policy.startswith("allkeys"):
+            raise QueueUnavailable(
+                f"{self._where} would drop jobs when its memory is full (maxmemory-policy {policy});"
+                " set maxmemory-policy to noeviction"
+            )
+        if info and not info.get("aof_enabled"):
+            log.warning(
+                "jobs may be lost when the server restarts",
+                extra={"server": self._where, "advice": "appendonly yes, appendfsync always"},
+            )
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        """Ask until there is an answer, for a short time."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        with self._explaining():
+            for pause_s in PAUSES_S:
+                try:
+                    return ask()
+                except _REFUSES_LOGIN:
+                    raise
+                except _AWAY as error:
+                    if time.monotonic() > give_up_at:
+                        raise
+                    log.debug("asking the server again", extra={"reason": type(error).__name__})
+                time.sleep(pause_s)
+            return ask()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.RedisError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: exceptions.RedisError) -> QueueUnavailable | DiskFull:
+        reason = str(error).rstrip(".")[:200]
+        if isinstance(error, _AWAY):
+            return QueueUnavailable(self._absence(error, reason))
+        if "No space left" in reason:
+            return DiskFull(f"no space left on the disk of {self._where} ({reason}); free some space there")
+        if isinstance(error, exceptions.InvalidResponse):
+            return QueueUnavailable(
+                f"what answers instead of {self._where} speaks another language;"
+                " correct host and port in ISENGARD_REDIS_URL, or write rediss:// when it wants TLS"
+            )
+        return QueueUnavailable(f"{self._where} cannot do it just now ({reason}); see to it and try again")
+
+    def _absence(self, error: exceptions.RedisError, reason: str) -> str:
+        if isinstance(error, _REFUSES_LOGIN):
+            user = f" of {self._user!r}" if self._user else ""
+            return (
+                f"{self._where} refuses the login{user}; correct user name and password in ISENGARD_REDIS_URL"
+            )
+        if isinstance(error, exceptions.BusyLoadingError):
+            return f"{self._where} is still loading its jobs from the disk; try again in a moment"
+        if isinstance(error, exceptions.TimeoutError):
+            return f"{self._where} gives no answer within {TIMEOUT_S:g} s; see whether it and the network to it work"
+        if "SSL" in reason or "certificate" in reason:
+            return (
+                f"{self._where} offers no trusted TLS ({reason}); write redis:// when it has no TLS,"
+                " or name its certificate: rediss://...?ssl_ca_certs=FILE"
+            )
+        return f"{self._where} cannot be reached ({reason}); start it, or correct ISENGARD_REDIS_URL"
+
+
+def _client(url: str) -> Any:
+    client = Redis.from_url(
+        url,
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    client.connection_pool.make_connection()  # only here an unknown option of the URL is noticed
+    return client
+
+
+def _prelude(prefix: str) -> str:
+    """What the Lua files take from Python, on one line: their line numbers stay right."""
+    hopeless = worker_lost("{times}").model_dump_json()
+    names = ", ".join(f"'{name}'" for name in Job.model_fields)
+    lanes = ", ".join(f"'{lane}'" for lane in Lane)
+    return (
+        f"local PREFIX, GROUP, LANES, JOB_FIELDS = {json.dumps(prefix)}, 'workers', {{{lanes}}}, {{{names}}};"
+        f" local MAX_STALLED, YIELD_AFTER_S, WORKER_LOST = {MAX_STALLED}, {YIELD_AFTER_S}, [[{hopeless}]]\n"
+    )

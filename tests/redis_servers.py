@@ -74,7 +74,11 @@ class Network:
     "after" the server has obeyed and before its answer arrives, "stall" without an answer on an open connection.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(
+        self, port: int, *, wrap: Callable[[socket.socket], socket.socket] = lambda plain: plain
+    ) -> None:
+        """``wrap``: what becomes of each connection first, such as TLS."""
+        self._wrap = wrap
         self._target = ("127.0.0.1", port)
         self.breaks: Callable[[], str] = lambda: ""
         self.broken = 0
@@ -103,33 +107,31 @@ class Network:
                 threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
 
     def _carry(self, client: socket.socket) -> None:
-        """One request and its answer at a time: the client waits for each answer."""
-        with suppress(OSError), client, socket.create_connection(self._target) as server:
-            while request := client.recv(1 << 20):
-                how = self.breaks() if b"EVALSHA" in request else ""
-                self.broken += bool(how)
-                if how == "before":
+        with (
+            suppress(OSError),
+            self._wrap(client) as client,
+            socket.create_connection(self._target) as server,
+        ):
+            how = [""]
+            threading.Thread(target=_answers, args=(server, client, how), daemon=True).start()
+            while request := client.recv(1 << 16):
+                if b"EVALSHA" in request:
+                    how[0] = self.breaks()
+                    self.broken += bool(how[0])
+                if how[0] == "before":
                     break
                 server.sendall(request)
-                answer = whole_answer(server)
-                if how == "after":
-                    break
-                if how == "stall":
-                    client.recv(1)  # until the client has had enough
-                    break
-                client.sendall(answer)
         self._open.discard(client)
 
 
-def whole_answer(server: socket.socket) -> bytes:
-    """All the server has to say now."""
-    answer = server.recv(1 << 20)
-    server.settimeout(0.002)
-    with suppress(TimeoutError):
-        while more := server.recv(1 << 20):
-            answer += more
-    server.settimeout(None)
-    return answer
+def _answers(server: socket.socket, client: socket.socket, how: list[str]) -> None:
+    with suppress(OSError):
+        while answer := server.recv(1 << 16):
+            if how[0] == "after":
+                break
+            if how[0] != "stall":
+                client.sendall(answer)
+        client.shutdown(socket.SHUT_RDWR)
 
 
 def new_prefix() -> str:

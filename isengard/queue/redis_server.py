@@ -40,6 +40,7 @@ class RedisServer:
         """Connect with the first command. ``prefix`` begins the name of each key. Raises: QueueUnavailable."""
         try:
             parts = urlsplit(url)
+            self._tls = parts.scheme == "rediss"
             self._where = f"the Redis server at {parts.hostname}:{parts.port or 6379}"
             self._client = _client(url)
         except (
@@ -123,7 +124,7 @@ class RedisServer:
             raise QueueUnavailable(
                 f"{self._where} is version {version}; Redis 6.2 or newer, or Valkey, is needed"
             )
-        if info.get("redis_mode") == "cluster":
+        if info.get("cluster_enabled"):
             raise QueueUnavailable(
                 f"{self._where} is part of a Redis Cluster; the queue needs a single server"
             )
@@ -168,6 +169,8 @@ class RedisServer:
             return QueueUnavailable(self._absence(error, reason))
         if "No space left" in reason:
             return DiskFull(f"no space left on the disk of {self._where} ({reason}); free some space there")
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return QueueUnavailable(f"{self._where} has no memory left for jobs; raise its maxmemory")
         if isinstance(error, exceptions.InvalidResponse):
             return QueueUnavailable(
                 f"what answers instead of {self._where} speaks another language;"
@@ -184,7 +187,8 @@ class RedisServer:
         if isinstance(error, exceptions.BusyLoadingError):
             return f"{self._where} is still loading its jobs from the disk; try again in a moment"
         if isinstance(error, exceptions.TimeoutError):
-            return f"{self._where} gives no answer within {TIMEOUT_S:g} s; see whether it and the network to it work"
+            plain = ", or write redis:// when it has no TLS" if self._tls else ""
+            return f"{self._where} gives no answer within {TIMEOUT_S:g} s; see whether it and the network to it work{plain}"
         if "SSL" in reason or "certificate" in reason:
             return (
                 f"{self._where} offers no trusted TLS ({reason}); write redis:// when it has no TLS,"

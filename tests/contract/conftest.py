@@ -1,11 +1,18 @@
-"""The implementations of `JobQueue`, on a clock that tests move: SQLite, and every Redis or Valkey server there is."""
+"""The implementations of `JobQueue`, on a clock that tests move.
+
+SQLite, every Redis or Valkey server there is, and Valkey behind a network on which every few requests are lost, or obeyed
+without an answer: nothing of that may be seen.
+"""
+
+import random
 
 import pytest
 
+from isengard.queue import redis_server
 from isengard.queue.base import JobQueue
 from isengard.queue.redis import RedisQueue
 from isengard.queue.sqlite import SqliteQueue
-from tests.redis_servers import PROGRAMS, Server, new_prefix
+from tests.redis_servers import PROGRAMS, Network, Server, new_prefix
 
 
 class Clock:
@@ -41,8 +48,21 @@ def server(tmp_path_factory):
         one.kill()
 
 
-@pytest.fixture(params=["sqlite", *PROGRAMS])
+@pytest.fixture
+def bad_network(server, monkeypatch):
+    monkeypatch.setattr(redis_server, "PAUSES_S", (0.0,) * 8)
+    network, dice = Network(server("valkey").port), random.Random(7)
+    network.breaks = lambda: dice.choices(["", "before", "after"], [6, 1, 2])[0]
+    yield network
+    network.close()
+
+
+@pytest.fixture(params=["sqlite", *PROGRAMS, "bad network"])
 def queue(request, tmp_path, clock, server) -> JobQueue:
     if request.param == "sqlite":
         return SqliteQueue(tmp_path / "jobs.db", clock=clock)
-    return RedisQueue(server(request.param).url, prefix=new_prefix(), clock=clock)
+    if request.param == "bad network":
+        url = request.getfixturevalue("bad_network").url
+    else:
+        url = server(request.param).url
+    return RedisQueue(url, prefix=new_prefix(), clock=clock)

@@ -179,10 +179,10 @@ function commands.stopped(id, fence)
 end
 
 function commands.release_worker(worker)
-  if redis.call('HGET', RELEASES, worker) == token then
-    return { 'ok', 0 }
+  local last, released = string.match(redis.call('HGET', RELEASES, worker) or '', '^(%S+) (%d+)$')
+  if last == token then
+    return { 'ok', released }
   end
-  redis.call('HSET', RELEASES, worker, token)
   local count = 0
   for _, lane in ipairs(LANES) do
     prepare(lane)
@@ -192,6 +192,7 @@ function commands.release_worker(worker)
       count = count + 1
     end
   end
+  redis.call('HSET', RELEASES, worker, token .. ' ' .. count)
   return { 'ok', count }
 end
 

@@ -48,7 +48,7 @@ end
 local UNSERVED = PREFIX .. 'unserved' -- interactive jobs that wait and that no training makes room for, by waiting_since
 local PAUSED = PREFIX .. 'paused'
 local CLAIMS = PREFIX .. 'claims' -- the last job of each worker
-local RELEASES = PREFIX .. 'releases' -- the token of the last release_worker of each worker
+local RELEASES = PREFIX .. 'releases' -- of each worker, the token of the last release_worker and its count
 
 -- The state of a job; one without a status does not exist.
 local function load(id)

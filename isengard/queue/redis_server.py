@@ -81,7 +81,7 @@ class RedisServer:
             user = self._user or "default"
             raise QueueUnavailable(
                 f"{self._where} refuses the command {command} ({reason}); Redis 6.2 or newer, or Valkey, is needed, and"
-                f" the user {user!r} must be allowed: ~{self._prefix}* &{self._prefix}* +@all -@admin"
+                f" the user {user!r} must be allowed: ~{self._prefix}* resetchannels &{self._prefix}* +@all -@admin"
             )
         key = f"{self._prefix}format"
         self._patiently(lambda: self._client.set(key, FORMAT, nx=True))
@@ -169,7 +169,7 @@ class RedisServer:
             return QueueUnavailable(self._absence(error, reason))
         if "No space left" in reason:
             return DiskFull(f"no space left on the disk of {self._where} ({reason}); free some space there")
-        if isinstance(error, exceptions.OutOfMemoryError):
+        if "used memory > 'maxmemory'" in reason:
             return QueueUnavailable(f"{self._where} has no memory left for jobs; raise its maxmemory")
         if isinstance(error, exceptions.InvalidResponse):
             return QueueUnavailable(

@@ -7,9 +7,9 @@ from pathlib import Path
 from isengard import files, logs
 from isengard.domain.job import JobKind, Phase, Progress
 from isengard.errors import JobStopped
-from isengard.queue.sqlite import SqliteQueue
 from isengard.settings import Settings
 from isengard.supervisor import end_with_parent, only_worker, stopping
+from isengard.wiring import open_queue
 from isengard.worker import Worker
 
 STEPS_BETWEEN_SAVES = 5
@@ -37,9 +37,9 @@ def count(job, report):
 
 
 data_dir, device, lease_s, step_s, *parent = sys.argv[1:]
-settings = Settings(data_dir=Path(data_dir), device=device, lease_s=lease_s)
+settings = Settings.load(data_dir=Path(data_dir), device=device, lease_s=lease_s)
 logs.configure(level="INFO", path=settings.logs_dir / "worker.jsonl", terminal_level="CRITICAL")
-queue = SqliteQueue(settings.jobs_db)
+queue = open_queue(settings)
 with stopping() as stop, only_worker(settings, queue) as name:
     for number in parent:
         end_with_parent(int(number), stop)

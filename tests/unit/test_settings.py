@@ -60,6 +60,23 @@ def test_a_child_process_gets_the_same_settings(tmp_path):
     assert Settings.load(settings.child_environment()) == settings
 
 
+@pytest.mark.parametrize("url", ["redis://h", "rediss://me:s%2Fecret@h:6380/3?ssl_ca_certs=ca.pem"])
+def test_the_shared_job_list_reaches_a_child_process_and_no_log(url, tmp_path):
+    settings = Settings.load({"ISENGARD_REDIS_URL": url}, data_dir=tmp_path)
+    assert Settings.load(settings.child_environment()) == settings
+    assert url not in f"{settings!r} {settings.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:hidden@h", "me:hidden@h", "redis://", "redis://me:hid/den@h", "redis://me:hidden@h/jobs"],
+)
+def test_a_wrong_address_of_the_shared_job_list_is_refused_without_showing_it(url):
+    with pytest.raises(InvalidSpec, match=r"ISENGARD_REDIS_URL.*redis://user:password@host:port/0") as raised:
+        Settings.load({"ISENGARD_REDIS_URL": url})
+    assert "hid" not in str(raised.value)
+
+
 def test_everything_that_is_written_lies_in_the_data_folder(tmp_path):
     settings = Settings.load({}, data_dir=tmp_path)
     folders = [getattr(settings, name) for name in dir(Settings) if name.endswith(("_dir", "_db"))]

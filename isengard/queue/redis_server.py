@@ -194,6 +194,7 @@ class RedisServer:
                 f"{self._where} offers no trusted TLS ({reason}); write redis:// when it has no TLS,"
                 " or name its certificate: rediss://...?ssl_ca_certs=FILE"
             )
+        reason = reason.rpartition(". ")[2]  # without the address once more
         return f"{self._where} cannot be reached ({reason}); start it, or correct ISENGARD_REDIS_URL"
 
 

@@ -71,7 +71,7 @@ class Network:
     """Carries each connection to a server, and can break it at the worst moments.
 
     ``breaks`` is asked once for each request, and says how that one ends: "" as it should, "before" it reached the server,
-    "after" the server has obeyed and before its answer arrives, "stall" without an answer on an open connection.
+    "half" of it sent, "after" the server has obeyed and before its answer arrives, "stall" without an answer on an open connection.
     """
 
     def __init__(
@@ -118,9 +118,12 @@ class Network:
                 if b"EVALSHA" in request:
                     how[0] = self.breaks()
                     self.broken += bool(how[0])
-                if how[0] == "before":
+                if how[0] == "half":
+                    request = request[: len(request) // 2]
+                if how[0] != "before":
+                    server.sendall(request)
+                if how[0] in ("before", "half"):
                     break
-                server.sendall(request)
         self._open.discard(client)
 
 

@@ -3,9 +3,9 @@
 **Two ledgers.** Jobs that wait are in a sorted set for each lane, whose scores are their places: a user moves and pauses
 waiting jobs, and a stream keeps no order but that of arrival. Jobs that run are entries in a stream for each lane, and
 their pending records say everything about the ownership: the consumer is the worker, and the delivery time is the end of
-the lease, less a day. A claim takes the first of the sorted set, appends it to the stream and reads it as the worker's own
-(XADD, XREADGROUP); a heartbeat moves the delivery time (XCLAIM ... TIME, JUSTID); XAUTOCLAIM finds the entries idle for a
-day and more, whose leases ended, whatever their lengths; XPENDING lists the jobs of a dead worker; XACK and XDEL end it.
+the lease, less a day. A claim takes the first of the sorted set, appends it to the stream and delivers it to the worker
+(XADD, XCLAIM FORCE); a heartbeat moves the delivery time (XCLAIM); XAUTOCLAIM finds the entries idle for a day and more,
+whose leases ended, whatever their lengths; XPENDING lists the jobs of a dead worker; XACK and XDEL end it.
 
 **Keys**, each beginning with the prefix:
 

@@ -52,7 +52,7 @@ def server(tmp_path_factory):
 def bad_network(server, monkeypatch):
     monkeypatch.setattr(redis_server, "PAUSES_S", (0.0,) * 8)
     network, dice = Network(server("valkey").port), random.Random(7)
-    network.breaks = lambda: dice.choices(["", "before", "after"], [6, 1, 2])[0]
+    network.breaks = lambda: dice.choices(["", "before", "half", "after"], [12, 1, 1, 2])[0]
     yield network
     network.close()
 

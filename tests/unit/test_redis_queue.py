@@ -450,7 +450,7 @@ def test_an_end_that_was_written_unheard_may_be_told_again_and_not_by_others(net
     assert [event.kind for event in queue.events(job.id)] == ["queued", "claimed", "succeeded"]
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("how", ["before", "half", "after"])
 def test_a_connection_that_breaks_once_is_not_noticed(network, how):
     queue = RedisQueue(network.url, prefix=new_prefix())
     for _ in range(2):
@@ -478,7 +478,7 @@ def test_workers_on_a_bad_network_and_a_server_that_dies_never_share_a_job(start
     def work(number):
         queue = patiently(lambda: RedisQueue(networks[number].url))
         counter = iter(range(1_000_000))
-        networks[number].breaks = lambda: {0: "before", 3: "after", 5: "after"}.get(next(counter) % 8, "")
+        networks[number].breaks = lambda: {0: "before", 3: "after", 5: "half"}.get(next(counter) % 8, "")
         while job := patiently(lambda: claim(queue, f"w{number}", lease_s=20)):
             held.append((job.id, job.fence))
             try:

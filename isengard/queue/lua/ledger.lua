@@ -88,10 +88,13 @@ local function idle_ms(ago_s)
   return server_ms - milliseconds(now) + IDLE_AT_END_MS + milliseconds(ago_s)
 end
 
+-- Move the end of the lease of an entry. FORCE and LASTID deliver to its worker an entry that was not delivered yet: this
+-- one, where XREADGROUP would deliver whichever is the next.
 local function renew(job, lease_s)
   local lease_until = now + tonumber(lease_s)
   local delivered = milliseconds(lease_until) - IDLE_AT_END_MS
-  redis.call('XCLAIM', stream(job.lane), GROUP, job.worker, 0, job.entry, 'TIME', delivered, 'JUSTID')
+  redis.call('XCLAIM', stream(job.lane), GROUP, job.worker, 0, job.entry, 'TIME', delivered, 'FORCE', 'JUSTID', 'LASTID',
+    job.entry)
   set(job, 'lease_until', string.format('%.17g', lease_until))
 end
 
@@ -147,9 +150,7 @@ end
 local function own(job, worker, lease_s)
   redis.call('ZREM', waiting(job.lane), job.id)
   redis.call('ZREM', UNSERVED, job.id)
-  redis.call('XADD', stream(job.lane), '*', 'job', job.id)
-  local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', stream(job.lane), '>')
-  job.entry, job.worker = read[1][2][1][1], worker
+  job.entry, job.worker = redis.call('XADD', stream(job.lane), '*', 'job', job.id), worker
   local attempt = (job.losses or 0) + 1
   redis.call('HINCRBY', job_key(job.id), 'fence', 1)
   redis.call('HDEL', job_key(job.id), 'yielder', 'yielder_fence', 'yields_for')

@@ -11,12 +11,15 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from redis import Redis
 
 from isengard.domain.job import JobError, JobKind, JobStatus, Lane, Phase, Progress, Requests
 from isengard.errors import Conflict, DiskFull, LeaseLost, QueueUnavailable
 from isengard.queue import redis_server
 from isengard.queue.redis import RedisQueue
 from isengard.queue.redis_server import LUA, RedisServer
+from tests.contract.conftest import Clock
+from tests.contract.test_job_queue_interleavings import Game
 from tests.redis_servers import Network, Server, new_prefix
 
 TRAIN, IMAGES = JobKind.TRAIN_LORA, JobKind.GENERATE_IMAGES
@@ -575,3 +578,35 @@ def test_leases_of_different_lengths_end_each_in_its_time(queue):
     assert claim(queue, "w3", lease_s=3600).id == short.id
     assert claim(queue, "w3") is None
     assert queue.get(long.id).worker == "w2"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ledgers_hold_exactly_the_jobs_there_are(server, seed):
+    clock, prefix = Clock(), new_prefix()
+    queue = RedisQueue(server.url, prefix=prefix, clock=clock)
+    game = Game(queue, clock, seed)
+    with Redis.from_url(server.url, decode_responses=True) as keys:
+        for _ in range(150):
+            game.play()
+            jobs = queue.jobs(limit=1000)
+            for lane in Lane:
+                of_lane = [job for job in jobs if job.lane is lane]
+                running = {job.id for job in of_lane if job.status is JobStatus.RUNNING}
+                stream = f"{prefix}running:{lane}"
+                assert {fields["job"] for _, fields in keys.xrange(stream)} == running
+                if running:
+                    assert keys.xpending(stream, "workers")["pending"] == len(running)
+                living = {job.id for job in of_lane if not job.status.ended}
+                assert set(keys.zrange(f"{prefix}places:{lane}", 0, -1)) == living
+            images = [
+                job.id for job in jobs if job.status is JobStatus.QUEUED and job.lane is Lane.INTERACTIVE
+            ]
+            assert set(keys.zrange(f"{prefix}unserved", 0, -1)) <= set(images)
+        for job in queue.jobs(limit=1000):
+            if job.status is JobStatus.RUNNING:
+                queue.succeed(job, {})
+            elif not job.status.ended:
+                queue.cancel(job.id)
+            queue.remove(job.id)
+        left = {key.removeprefix(prefix).partition(":")[0] for key in keys.scan_iter(f"{prefix}*")}
+        assert left <= {"format", "place", "running", "claims", "releases", "removed"}

@@ -22,9 +22,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str, program: str = "valkey", durable: bool = False) -> None:
         """``durable``: every answer is on disk. ``options``: as on the server's command line."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         log = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
         self._command = [str(PROGRAMS[program]), *place, *log, *options]
@@ -112,6 +110,8 @@ class Network:
             self._wrap(client) as client,
             socket.create_connection(self._target) as server,
         ):
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             how = [""]
             threading.Thread(target=_answers, args=(server, client, how), daemon=True).start()
             while request := client.recv(1 << 16):
@@ -125,6 +125,16 @@ class Network:
                 if how[0] in ("before", "half"):
                     break
         self._open.discard(client)
+
+
+def free_port() -> int:
+    """One that leaves room for the port of a cluster's bus, 10000 above."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port <= 55_535:
+            return int(port)
 
 
 def _answers(server: socket.socket, client: socket.socket, how: list[str]) -> None:

@@ -580,6 +580,20 @@ def test_leases_of_different_lengths_end_each_in_its_time(queue):
     assert queue.get(long.id).worker == "w2"
 
 
+def test_every_ended_lease_is_found_among_many_that_go_on(server):
+    clock = Clock()
+    queue = RedisQueue(server.url, prefix=new_prefix(), clock=clock)
+    silent = set()
+    for number in range(1300):
+        queue.enqueue(TRAIN, {})
+        lease_s = 1 if number in (0, 600, 1299) or 1100 < number < 1250 else 60
+        job = claim(queue, f"w{number}", lease_s=lease_s)
+        silent |= {job.id} if lease_s == 1 else set()
+    clock.advance(1)
+    found = {claim(queue, "w").id for _ in silent}
+    assert (found, claim(queue)) == (silent, None)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ledgers_hold_exactly_the_jobs_there_are(server, seed):
     clock, prefix = Clock(), new_prefix()

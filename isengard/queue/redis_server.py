@@ -43,11 +43,8 @@ class RedisServer:
             self._tls = parts.scheme == "rediss"
             self._where = f"the Redis server at {parts.hostname}:{parts.port or 6379}"
             self._client = _client(url)
-        except (
-            ValueError,
-            TypeError,
-            exceptions.RedisError,
-        ):  # their texts may quote the URL, password and all
+        except (ValueError, TypeError, exceptions.RedisError):
+            # Their texts may quote the URL, password and all.
             raise QueueUnavailable(
                 "ISENGARD_REDIS_URL is not understood; write redis://user:password@host:port/0, or rediss:// for TLS,"
                 " and / # ? @ of a password as %2F %23 %3F %40"

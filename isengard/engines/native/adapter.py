@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isengard.domain.base import Frozen
 from isengard.domain.performance import Quantization
+from isengard.engines.loading import OnPart
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]
@@ -46,8 +47,10 @@ class FamilyAdapter(Protocol):
         """Drop the VAE and the text encoders."""
         ...
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
-        """Load the frozen network that is adapted, on the device."""
+    def load_denoiser(
+        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+    ) -> torch.nn.Module:
+        """Load the frozen network that is adapted, on the device. See `load_network`."""
         ...
 
     def target_pattern(self, targets: str) -> str:

@@ -10,10 +10,10 @@ from torch import Tensor
 from isengard.domain.model import LocalModel
 from isengard.domain.performance import Quantization
 from isengard.engines.device import free_cached
+from isengard.engines.loading import OnPart, load_network
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
 from isengard.engines.native.cache import fingerprint
-from isengard.engines.native.quantize import quantization_config
 
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
@@ -69,13 +69,21 @@ class FluxAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
+    def load_denoiser(
+        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+    ) -> torch.nn.Module:
         from diffusers import FluxTransformer2DModel
 
-        denoiser = FluxTransformer2DModel.from_pretrained(
-            self._model.path / "transformer", dtype=dtype, **quantization_config(quantization)
+        denoiser: torch.nn.Module = load_network(
+            FluxTransformer2DModel,
+            self._model.path / "transformer",
+            dtype=dtype,
+            device=self._device,
+            quantization=quantization,
+            streamed_blocks=streamed_blocks,
+            on_part=on_part,
         )
-        return denoiser.to(self._device)
+        return denoiser
 
     def target_pattern(self, targets: str) -> str:
         return _TARGETS.get(targets, targets)

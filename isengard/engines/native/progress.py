@@ -30,8 +30,8 @@ class ProgressReporter:
         self._speed: float | None = None
         self._last_step_at: float | None = None
 
-    def loading(self, part: str) -> None:
-        self._send(Progress(phase=Phase.LOADING, message=f"loading {part}"))
+    def loading(self, part: str, done: int = 0, total: int = 0) -> None:
+        self._send(Progress(phase=Phase.LOADING, step=done, total=total, message=f"loading {part}"))
 
     def caching(self, done: int, total: int, what: str) -> None:
         self._send(Progress(phase=Phase.CACHING, step=done, total=total, message=what))

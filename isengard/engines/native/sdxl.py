@@ -11,9 +11,9 @@ from torch import Tensor
 from isengard.domain.model import LocalModel
 from isengard.domain.performance import Quantization
 from isengard.engines.device import free_cached
+from isengard.engines.loading import OnPart, load_network
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
 from isengard.engines.native.cache import fingerprint
-from isengard.engines.native.quantize import quantization_config
 from isengard.errors import InvalidSpec
 
 _ATTENTION = r"transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"
@@ -81,14 +81,19 @@ class SdxlAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
-        denoiser: torch.nn.Module = UNet2DConditionModel.from_pretrained(
-            self._model.path / "unet", dtype=dtype, **quantization_config(quantization)
+    def load_denoiser(
+        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+    ) -> torch.nn.Module:
+        denoiser: torch.nn.Module = load_network(
+            UNet2DConditionModel,
+            self._model.path / "unet",
+            dtype=dtype,
+            device=self._device,
+            quantization=quantization,
+            streamed_blocks=streamed_blocks,
+            on_part=on_part,
         )
-        for module in denoiser.modules():
-            if isinstance(module, torch.nn.GroupNorm):
-                module.float()  # takes what a quantized layer before it gives, float32 under autocast
-        return denoiser.to(self._device)
+        return denoiser
 
     def target_pattern(self, targets: str) -> str:
         return _TARGETS.get(targets, targets)

@@ -1,6 +1,7 @@
 """Our LoRA trainer. The loop knows no model family; `FamilyAdapter` does."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,12 @@ class _Run:
         self._milestones = Milestones(
             spec, dataset, adapter=adapter, run_dir=run_dir, progress=progress, device=device
         )
-        progress.loading("transformer")
-        denoiser = adapter.load_denoiser(dtype=self._milestones.dtype, quantization=spec.quantization)
+        denoiser = adapter.load_denoiser(
+            dtype=self._milestones.dtype,
+            quantization=spec.quantization,
+            streamed_blocks=spec.streamed_blocks,
+            on_part=partial(progress.loading, "transformer"),
+        )
         progress.loading("adapter")
         self._state = TrainingState(
             spec, model.card, denoiser, adapter=adapter, image_count=len(dataset.train)

@@ -13,13 +13,24 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor
 
-from isengard.domain.performance import Quantization
-from isengard.engines.quantize import quantizable, quantized, repeated_blocks
+from isengard.domain.performance import Quantization, TextEncoders
+from isengard.engines.quantize import (
+    quantizable,
+    quantize_network,
+    quantized,
+    repeated_blocks,
+    say_how_quantized,
+)
 from isengard.engines.streaming import BlockStreamer, spread
 from isengard.errors import MissingWeights
 
 #: Called before each tensor with (done, total); may raise to stop.
 OnPart = Callable[[int, int], None]
+
+
+def untold(_done: int, _total: int) -> None:
+    """For a caller that nobody watches."""
+
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -31,7 +42,7 @@ def load_network(
     dtype: torch.dtype,
     device: torch.device,
     quantization: Quantization = Quantization.NONE,
-    streamed_blocks: int = 0,
+    streamed_blocks: int | None = 0,
     on_part: OnPart,
 ) -> Any:
     """Load a network of diffusers, frozen and in evaluation mode, on the device.
@@ -42,7 +53,8 @@ def load_network(
         dtype: What the weights are held in, but for those that the class wants in float32.
         device: Where it computes.
         quantization: Of the linear layers inside its blocks; each is quantized as soon as it is read.
-        streamed_blocks: Blocks whose weights stay in system memory until their turn; see `BlockStreamer`.
+        streamed_blocks: Blocks whose weights stay in system memory until their turn, see `BlockStreamer`; None for
+            all of them.
         on_part: Called before each tensor.
 
     Raises:
@@ -67,26 +79,43 @@ def load_network(
                 f" wants {list(expected[name])}; download the model again"
             )
         if tensor.is_floating_point():
-            tensor = tensor.to(device).to(torch.float32 if exact & set(name.split(".")) else dtype)  # noqa: PLW2901
+            tensor = tensor.to(device).to(torch.float32 if exact & set(name.split(".")) else dtype)
         filling.put(name, tensor.to(device))
     filling.end()
+    say_how_quantized(network, quantization)
     network.register_to_config(_name_or_path=str(folder))
     return network.eval()
+
+
+def place_text_encoders(pipeline: Any, placement: TextEncoders, *, device: torch.device) -> None:
+    """Put the text encoders of a pipeline, which are on the CPU, where prompts are encoded."""
+    for name, part in pipeline.components.items():
+        if not name.startswith("text_encoder") or part is None:
+            continue
+        if placement is TextEncoders.INT8:
+            quantize_network(part, Quantization.INT8, device=device)
+        if placement is not TextEncoders.CPU:
+            part.to(device)
 
 
 class _Filling:
     """Puts tensors into a network without weights; what is whole is quantized and stowed at once."""
 
     def __init__(
-        self, network: torch.nn.Module, *, quantization: Quantization, streamed_blocks: int, device: torch.device
+        self,
+        network: torch.nn.Module,
+        *,
+        quantization: Quantization,
+        streamed_blocks: int | None,
+        device: torch.device,
     ) -> None:
         self._network = network
         self._quantization = quantization
         self._device = device
         self._linear = set() if quantization is Quantization.NONE else set(quantizable(network))
         blocks = list(repeated_blocks(network))
-        self._streamed = spread(blocks, streamed_blocks) if streamed_blocks else []
-        self._streamer = BlockStreamer(self._streamed, device=device) if streamed_blocks else None
+        self._streamed = blocks if streamed_blocks is None else spread(blocks, streamed_blocks)
+        self._streamer = BlockStreamer(self._streamed, device=device) if self._streamed else None
         self._missing: Counter[str] = Counter()
         for name in network.state_dict():
             self._missing.update(self._owners(name))
@@ -136,7 +165,9 @@ def _files(folder: Path) -> dict[str, set[str]]:
     return files
 
 
-def _tensors(files: Mapping[str, set[str]], expected: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    files: Mapping[str, set[str]], expected: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, Tensor]]:
     """Each tensor in the order of the files' bytes. Raises: MissingWeights."""
     for path, names in files.items():
         try:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,11 +47,24 @@ def quantized(
         return _nf4(linear)
     if quantization is Quantization.FP8_MATMUL:
         return _fp8_matmul(linear, device)
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import quantize_  # a second to import
 
-    kinds = {Quantization.INT8: Int8WeightOnlyConfig, Quantization.FP8: Float8WeightOnlyConfig}
-    quantize_(linear, kinds[quantization](), filter_fn=None)
+    quantize_(linear, _torchao(quantization))
     return linear
+
+
+def say_how_quantized(network: Any, quantization: Quantization) -> None:
+    """Leave word where peft looks: without it, it warns at each layer that it could not undo a merge."""
+    if quantization in (Quantization.INT8, Quantization.FP8):
+        from diffusers import TorchAoConfig
+
+        network.hf_quantizer = SimpleNamespace(quantization_config=TorchAoConfig(_torchao(quantization)))
+
+
+def _torchao(quantization: Quantization) -> Any:
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    return {Quantization.INT8: Int8WeightOnlyConfig, Quantization.FP8: Float8WeightOnlyConfig}[quantization]()
 
 
 def quantize_network(network: torch.nn.Module, quantization: Quantization, *, device: torch.device) -> None:

@@ -6,6 +6,7 @@ the forward pass kept of the weights (bitsandbytes keeps a view) points at the r
 backward pass begins. Adapters, and all that is smaller than a matrix, never leave the device.
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +89,9 @@ class BlockStreamer:
             tensor = getattr(owner, part)
             leaves.append(_Leaf(owner, part, size, tensor.dtype, tensor.shape))
             size += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
-        home = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+        home = torch.empty(size, dtype=torch.uint8)
+        if self._stream is not None:
+            _pin(home)  # pragma: gpu
         for leaf in leaves:
             leaf.inside(home).copy_(getattr(leaf.owner, leaf.name))
         self._blocks[name] = block = _Block(module, home, leaves)
@@ -99,9 +102,7 @@ class BlockStreamer:
         self._order = [block for block in self._blocks.values() if block is not None]
         size = max(len(block.home) for block in self._order)
         slots = range(min(2, len(self._order)))
-        self._slots = [
-            _Slot(torch.empty(size, dtype=torch.uint8, device=self._device)) for _ in slots
-        ]
+        self._slots = [_Slot(torch.empty(size, dtype=torch.uint8, device=self._device)) for _ in slots]
         for number, block in enumerate(self._order):
             block.module.register_forward_pre_hook(partial(self._enter, number))
             block.module.register_forward_hook(partial(self._watch_backward, number))
@@ -163,6 +164,18 @@ class BlockStreamer:
     def _send_away(self, block: _Block) -> None:
         for leaf in block.leaves:
             leaf.put(torch.empty(0, dtype=leaf.dtype, device=self._device))
+
+
+def _pin(memory: Tensor) -> None:  # pragma: gpu
+    """Let the device read the memory by itself. PyTorch's own pinned memory is rounded up to a power of two."""
+    address, runtime = memory.data_ptr(), torch.cuda.cudart()
+
+    def unpin() -> None:
+        torch.cuda.synchronize()
+        runtime.cudaHostUnregister(address)
+
+    torch.cuda.check_error(int(runtime.cudaHostRegister(address, memory.nbytes, 0)))
+    weakref.finalize(memory, unpin).atexit = False
 
 
 def _matrices(module: torch.nn.Module) -> Iterator[tuple[Tensor, str]]:

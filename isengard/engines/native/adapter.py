@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isengard.domain.base import Frozen
 from isengard.domain.performance import Quantization
-from isengard.engines.loading import OnPart
+from isengard.engines.loading import OnPart, untold
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]
@@ -48,7 +48,12 @@ class FamilyAdapter(Protocol):
         ...
 
     def load_denoiser(
-        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+        self,
+        *,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        streamed_blocks: int = 0,
+        on_part: OnPart = untold,
     ) -> torch.nn.Module:
         """Load the frozen network that is adapted, on the device. See `load_network`."""
         ...
@@ -97,7 +102,7 @@ class FamilyAdapter(Protocol):
         ...
 
 
-#: Makes an adapter for a local model: (model, device) -> adapter.
+#: Makes an adapter for a local model: (model, device=, text_encoders=) -> adapter.
 AdapterFactory = Callable[..., FamilyAdapter]
 
 

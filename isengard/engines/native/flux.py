@@ -8,12 +8,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization
+from isengard.domain.performance import Quantization, TextEncoders
 from isengard.engines.device import free_cached
-from isengard.engines.loading import OnPart, load_network
+from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint
+from isengard.engines.native.cache import fingerprint, placement_mark
 
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
@@ -31,9 +31,16 @@ class FluxAdapter:
 
     pixels_per_latent = 16
 
-    def __init__(self, model: LocalModel, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        device: torch.device,
+        text_encoders: TextEncoders = TextEncoders.DEVICE,
+    ) -> None:
         self._model = model
         self._device = device
+        self._text_encoders = text_encoders
         self._vae: Any = None
         self._text: Any = None
         self._position_ids: dict[tuple[int, int], Tensor] = {}
@@ -41,10 +48,11 @@ class FluxAdapter:
     def marks(self) -> Mapping[str, str]:
         parts = {"vae": ["vae"], "text": ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]}
         kind = f"{self._encoder_dtype()}/{self._model.card.max_sequence_length}"
-        return {
+        marks = {
             name: "/".join([kind, *(fingerprint(self._model.path / folder) for folder in folders)])
             for name, folders in parts.items()
         }
+        return marks | {"text": marks["text"] + placement_mark(self._text_encoders, self._device)}
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         vae = self._load_vae()
@@ -58,7 +66,8 @@ class FluxAdapter:
 
             self._text = FluxPipeline.from_pretrained(
                 self._model.path, transformer=None, vae=None, dtype=self._encoder_dtype()
-            ).to(self._device)
+            )
+            place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
             embeds, pooled, _ = self._text.encode_prompt(
                 prompt=prompt, prompt_2=None, max_sequence_length=self._model.card.max_sequence_length
@@ -70,7 +79,12 @@ class FluxAdapter:
         free_cached(self._device)
 
     def load_denoiser(
-        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+        self,
+        *,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        streamed_blocks: int = 0,
+        on_part: OnPart = untold,
     ) -> torch.nn.Module:
         from diffusers import FluxTransformer2DModel
 

@@ -9,11 +9,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization
+from isengard.domain.performance import Quantization, TextEncoders
 from isengard.engines.device import free_cached
-from isengard.engines.loading import OnPart, load_network
+from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint
+from isengard.engines.native.cache import fingerprint, placement_mark
 from isengard.errors import InvalidSpec
 
 _ATTENTION = r"transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"
@@ -33,10 +33,17 @@ class SdxlAdapter:
     The VAE is in float32 on every device: its activations overflow float16 and lose detail in bfloat16.
     """
 
-    def __init__(self, model: LocalModel, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        device: torch.device,
+        text_encoders: TextEncoders = TextEncoders.DEVICE,
+    ) -> None:
         """Raises: InvalidSpec when the model does not predict the noise."""
         self._model = model
         self._device = device
+        self._text_encoders = text_encoders
         self._vae: Any = None
         self._text: Any = None
         # The one class serves training, for its alphas_cumprod, and sampling.
@@ -53,7 +60,8 @@ class SdxlAdapter:
             "vae": "/".join([str(torch.float32), fingerprint(self._model.path / "vae")]),
             "text": "/".join(
                 [str(self._text_dtype()), *(fingerprint(self._model.path / folder) for folder in text)]
-            ),
+            )
+            + placement_mark(self._text_encoders, self._device),
         }
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -68,7 +76,8 @@ class SdxlAdapter:
         if self._text is None:
             self._text = StableDiffusionXLPipeline.from_pretrained(
                 self._model.path, unet=None, vae=None, dtype=self._text_dtype(), add_watermarker=False
-            ).to(self._device)
+            )
+            place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
             embeds, _, pooled, _ = self._text.encode_prompt(prompt, do_classifier_free_guidance=False)
         weight = float(bool(prompt))
@@ -82,7 +91,12 @@ class SdxlAdapter:
         free_cached(self._device)
 
     def load_denoiser(
-        self, *, dtype: torch.dtype, quantization: Quantization, streamed_blocks: int, on_part: OnPart
+        self,
+        *,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        streamed_blocks: int = 0,
+        on_part: OnPart = untold,
     ) -> torch.nn.Module:
         denoiser: torch.nn.Module = load_network(
             UNet2DConditionModel,

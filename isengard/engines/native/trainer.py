@@ -49,7 +49,9 @@ class NativeTrainer:
         progress = ProgressReporter(report, steps=spec.steps, device=self._device)
         progress.loading(model.card.title)
         hide_progress_bars()
-        adapter = self._adapters[model.card.family](model, device=self._device)
+        adapter = self._adapters[model.card.family](
+            model, device=self._device, text_encoders=spec.text_encoders
+        )
         try:
             with plain_out_of_memory(self._device, advice=memory_advice(spec)):
                 dataset = prepare(

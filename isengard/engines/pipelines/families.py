@@ -56,12 +56,25 @@ def family_of(card: ModelCard) -> PipelineFamily:
     return _FAMILIES[card.family]
 
 
+def _encoding_device(pipeline: Any) -> Any:
+    """Where the text encoders compute. They may be on the CPU, or come from there when they are called."""
+    hook = getattr(pipeline.text_encoder, "_hf_hook", None)
+    return hook.execution_device if hook else pipeline.text_encoder.device
+
+
+def _where_it_computes(pipeline: Any, embeds: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(pipeline._execution_device) for name, tensor in embeds.items()}
+
+
 def _encode_flux(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tensor]:
     with torch.no_grad():
         embeds, pooled, _ = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, max_sequence_length=card.max_sequence_length
+            prompt=prompt,
+            prompt_2=None,
+            device=_encoding_device(pipeline),
+            max_sequence_length=card.max_sequence_length,
         )
-    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+    return _where_it_computes(pipeline, {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
 
 
 def _unpack_flux(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
@@ -75,7 +88,8 @@ def _encode_sdxl(pipeline: Any, prompt: str, _card: ModelCard) -> dict[str, Tens
         "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
     )  # fmt: skip
     with torch.no_grad():
-        return dict(zip(names, pipeline.encode_prompt(prompt=prompt), strict=True))
+        embeds = pipeline.encode_prompt(prompt=prompt, device=_encoding_device(pipeline))
+    return _where_it_computes(pipeline, dict(zip(names, embeds, strict=True)))
 
 
 def _unpack_sdxl(_pipeline: Any, latents: Tensor, _height: int, _width: int) -> Tensor:

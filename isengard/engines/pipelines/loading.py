@@ -1,6 +1,7 @@
 """A diffusers pipeline, loaded part by part and put on its device."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from isengard.domain.job import Phase, Progress
 from isengard.domain.model import LocalModel, ModelCard
-from isengard.domain.performance import GenerationPlan, Offload
+from isengard.domain.performance import GenerationPlan, Offload, Quantization, TextEncoders
 from isengard.engines.base import Report
 from isengard.engines.device import compute_dtype, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
+from isengard.engines.loading import OnPart, load_network
 from isengard.engines.pipelines.adapters import Adapters
 from isengard.engines.pipelines.families import PipelineFamily, family_of
+from isengard.engines.pipelines.placement import place
 from isengard.engines.pipelines.preview import fit_factors
+from isengard.engines.quantize import quantize_network
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,20 @@ def load_pipeline(
     parts: dict[str, Any] = {}
     with plain_out_of_memory(device, advice=advice):
         for name, kind in family.components.items():
-            report(_progress(len(parts), total, name))
-            dtype = torch.float32 if name in family.float32 else compute_dtype(device)
-            parts[name] = _load_part(kind, model.path, name, dtype)
+            tell = partial(_tell, report, len(parts), total, name)
+            if name == family.denoiser:
+                parts[name] = _load_denoiser(kind, model.path / name, plan, device=device, on_part=tell)
+            else:
+                tell(0, 1)
+                dtype = torch.float32 if name in family.float32 else compute_dtype(device)
+                parts[name] = _load_part(kind, model.path / name, dtype)
+                if name.startswith("text_encoder"):
+                    _shrink(parts[name], plan, device=device)
         report(_progress(len(parts), total, "everything to its place"))
         pipeline = family.pipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
-        _place(pipeline, device, plan)
-        factors = fit_factors(pipeline.vae)
+        factors = fit_factors(pipeline.vae.to(device))
+        place(pipeline, family.denoiser, plan, device=device)
     report(_progress(total, total, "ready"))
     return LoadedPipeline(
         path=model.path,
@@ -68,16 +78,35 @@ def load_pipeline(
     )
 
 
-def _load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
+def _load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     options = {"dtype": dtype} if issubclass(kind, torch.nn.Module) else {}
-    return kind.from_pretrained(folder / name, local_files_only=True, **options)
+    return kind.from_pretrained(folder, local_files_only=True, **options)
 
 
-def _place(pipeline: Any, device: torch.device, plan: GenerationPlan) -> None:
-    if plan.offload is Offload.MODEL:  # pragma: gpu
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
+def _load_denoiser(
+    kind: Any, folder: Path, plan: GenerationPlan, *, device: torch.device, on_part: OnPart
+) -> Any:
+    return load_network(
+        kind,
+        folder,
+        dtype=compute_dtype(device),
+        device=device,
+        quantization=plan.quantization,
+        streamed_blocks=None if plan.offload is Offload.BLOCKS else 0,
+        on_part=on_part,
+    )
+
+
+def _shrink(text_encoder: torch.nn.Module, plan: GenerationPlan, *, device: torch.device) -> None:
+    """Quantize on the device, which is quick there, and leave the device to what is loaded next."""
+    if plan.text_encoders is TextEncoders.INT8:
+        quantize_network(text_encoder, Quantization.INT8, device=device)
+        if plan.offload is not Offload.NONE:
+            text_encoder.to("cpu")
+
+
+def _tell(report: Report, loaded: int, total: int, what: str, done: int, of: int) -> None:
+    report(_progress(loaded, total, f"{what}, {100 * done // of} %" if done else what))
 
 
 def _progress(step: int, total: int, what: str) -> Progress:

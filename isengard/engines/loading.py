@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from isengard.domain.performance import Quantization, TextEncoders
@@ -150,37 +150,41 @@ class _Filling:
             self._streamer.stow(part, module)
 
 
-def _files(folder: Path) -> dict[str, set[str]]:
+def _files(folder: Path) -> dict[Path, set[str]]:
     """The weight files of a folder, each with the names of its tensors. Raises: MissingWeights."""
     index = folder / f"{WEIGHTS}.index.json"
-    try:
-        if not index.exists():
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                return {str(folder / WEIGHTS): set(file.keys())}
-        files: dict[str, set[str]] = {}
-        for name, shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
-            files.setdefault(str(folder / shard), set()).add(name)
-    except OSError as error:
-        raise MissingWeights(f"{folder} holds no {WEIGHTS}, nor an index of one: {error}") from error
+    if not index.exists():
+        with _opened(folder / WEIGHTS) as file:
+            return {folder / WEIGHTS: set(file.keys())}
+    files: dict[Path, set[str]] = {}
+    for name, shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+        files.setdefault(folder / shard, set()).add(name)
     return files
 
 
 def _tensors(
-    files: Mapping[str, set[str]], expected: Mapping[str, torch.Size]
+    files: Mapping[Path, set[str]], expected: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, Tensor]]:
     """Each tensor in the order of the files' bytes. Raises: MissingWeights."""
     for path, names in files.items():
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.offset_keys():
-                    if name in names and name in expected:
-                        yield name, file.get_tensor(name)
-        except OSError as error:
-            raise MissingWeights(f"{path} cannot be read ({error}); download the model again") from error
+        with _opened(path) as file:
+            for name in file.offset_keys():
+                if name in names and name in expected:
+                    yield name, file.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Raises: MissingWeights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise MissingWeights(f"{path} cannot be read ({error}); download the model again") from error
 
 
 def _check_names(
-    files: Mapping[str, set[str]], expected: Mapping[str, torch.Size], network: Any, folder: Path
+    files: Mapping[Path, set[str]], expected: Mapping[str, torch.Size], network: Any, folder: Path
 ) -> None:
     found = set().union(*files.values())
     ignored = network._keys_to_ignore_on_load_unexpected or ()

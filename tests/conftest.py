@@ -173,6 +173,26 @@ def tiny_sdxl_model(tiny_sdxl: Path, tiny_model: LocalModel) -> LocalModel:
     return LocalModel(card=tiny_model.card.model_copy(update=changes), path=tiny_sdxl)
 
 
+@pytest.fixture(scope="session")
+def tiny_flux2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX.2 [klein]'s parts, a few channels wide with random weights, in diffusers' layout."""
+    from tests.tiny_flux2 import save_tiny_flux2
+
+    folder = tmp_path_factory.mktemp("tiny-flux2")
+    save_tiny_flux2(folder, distilled=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_flux2_model(tiny_flux2: Path, tiny_model: LocalModel) -> LocalModel:
+    """The tiny FLUX.2 with its card."""
+    changes = {
+        "name": "tiny-flux2", "title": "Tiny FLUX.2", "family": Family.FLUX2, "path": tiny_flux2,
+        "guidance_scale": 4, "max_sequence_length": 24,
+    }  # fmt: skip
+    return LocalModel(card=tiny_model.card.model_copy(update=changes), path=tiny_flux2)
+
+
 @pytest.fixture
 def training_images(tmp_path) -> list[TrainingImage]:
     """Nine pictures of coloured noise, each with its own caption."""

@@ -156,5 +156,6 @@ class Milestones:
                     self._dataset.sample_prompts[number],
                     self._samples.request(number),
                     denoised,
+                    no_prompt=self._dataset.no_prompt,
                 )
             self._progress.sampled(self._samples.keep(image, step=state.step, number=number))

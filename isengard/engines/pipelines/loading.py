@@ -37,7 +37,6 @@ def load_pipeline(
     """Load a base model and put its parts where the plan wants them.
 
     Raises:
-        InvalidSpec: its family cannot make images yet.
         JobStopped: between two parts; nothing stays in memory.
         OutOfMemory.
     """
@@ -52,7 +51,7 @@ def load_pipeline(
             dtype = torch.float32 if name in family.float32 else compute_dtype(device)
             parts[name] = _load_part(kind, model.path, name, dtype)
         report(_progress(len(parts), total, "everything to its place"))
-        pipeline = family.pipeline(**parts)
+        pipeline = family.pipeline(**parts, **family.options(model.card))
         pipeline.set_progress_bar_config(disable=True)
         _place(pipeline, device, plan)
         factors = fit_factors(pipeline.vae)

@@ -139,7 +139,6 @@ def test_loras_are_offered_newest_first_with_the_earlier_checkpoints_of_their_ru
     offered = image_form.choices(page, form(page))
     assert [key for _, key in offered["lora"]] == ["job2", "job1", "job1@20", "job1@10"]
     assert [key for _, key in offered["character"]] == ["nova", ""]
-    assert "flux2-klein-4b" not in [key for _, key in offered["base_model"]]
 
 
 def test_size_presets_are_as_large_as_the_model_was_made_for_and_can_be_made(page):
@@ -187,7 +186,6 @@ def test_an_empty_seed_is_drawn_anew(page):
         ({"width": 100}, "width: must be a multiple of 16"),
         ({"width": None}, "width: "),
         ({"seed": "many"}, "seed: "),
-        ({"base_model": "flux2-klein-4b"}, "families flux, sdxl"),
         ({"base_model": "flux1-dev", "width": 1024, "height": 1024}, "not on this machine"),
         ({"lora": "../../etc"}, "there is no LoRA"),
         ({"prompt": "a [trigger]"}, "no LoRA with a trigger word"),

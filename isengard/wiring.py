@@ -27,8 +27,8 @@ from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
-TRAINS = {NATIVE: (Family.FLUX, Family.SDXL), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
-GENERATES = (Family.FLUX, Family.SDXL)
+TRAINS = {NATIVE: tuple(Family), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
+GENERATES = tuple(Family)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def build_handlers(
     from isengard.engines.device import GIB, choose_device, free_memory
     from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
+    from isengard.engines.native.flux2 import Flux2Adapter
     from isengard.engines.native.sdxl import SdxlAdapter
     from isengard.engines.native.trainer import NativeTrainer
     from isengard.engines.pipelines.generator import PipelineGenerator
@@ -103,7 +104,11 @@ def build_handlers(
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
-    adapters: Mapping[Family, AdapterFactory] = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
+    adapters: Mapping[Family, AdapterFactory] = {
+        Family.FLUX: FluxAdapter,
+        Family.FLUX2: Flux2Adapter,
+        Family.SDXL: SdxlAdapter,
+    }
 
     def plan(card: ModelCard, _spec: ImageSpec) -> GenerationPlan:
         short = device.type == "cuda" and free_memory(device) < card.generate_memory_gb * GIB

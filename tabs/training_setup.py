@@ -91,7 +91,7 @@ class Setup:
         app = self._page.app
         cards, presets = app.catalog.models(), app.catalog.presets()
         return {
-            "models": [(card.title, card.name) for card in cards if card.trains or card.training_adapter],
+            "models": [(card.title, card.name) for card in cards if card.trainable],
             "all_models": [(card.title, card.name) for card in cards],
             "presets": [(preset.title, preset.name) for preset in presets],
             "about": {preset.name: preset.description for preset in presets},

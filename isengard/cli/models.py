@@ -32,11 +32,7 @@ def models(
         table.add_column(heading, no_wrap=heading != "Licence")
     for card, found in rows:
         memory = f"{card.train_memory_gb:g}/{card.generate_memory_gb:g}"
-        trains = (
-            ("yes" if app.training.available_engines(card) else "not yet")
-            if card.trains or card.training_adapter
-            else "no"
-        )
+        trains = ("yes" if app.training.available_engines(card) else "not yet") if card.trainable else "no"
         images = "yes" if card.family in GENERATES else "not yet"
         table.add_row(card.name, found.state, trains, images, memory, card.licence)
     out.print(table)

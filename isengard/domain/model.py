@@ -37,11 +37,16 @@ class ModelCard(Frozen):
     trains: bool = Field(True, description="false for a distilled model, which training would undo")
     training_adapter: str | None = Field(
         None,
-        description="repository of a LoRA that keeps training from undoing the distillation; AI-Toolkit uses it",
+        description="repository of a LoRA that keeps training from undoing the distillation",
     )
     generates_with: str | None = Field(
         None, description="card to use this model's LoRAs with; itself when empty"
     )
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a LoRA can be trained on it: a distilled model takes its training adapter for that."""
+        return self.trains or self.training_adapter is not None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

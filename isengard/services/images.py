@@ -141,7 +141,7 @@ class ImageService:
         return self._offered[1]
 
     def model_for(self, lora_id: str) -> str:
-        """The model a LoRA is used with. Raises: NotFound."""
+        """The model a LoRA is used with: the partner of the one it was trained on. Raises: NotFound."""
         return self._model_for([{"lora": lora_id}])
 
     def checkpoints(self, lora_id: str) -> tuple[int, ...]:
@@ -200,14 +200,18 @@ class ImageService:
         return read_settings(path)
 
     def _model_for(self, loras: Sequence[Any]) -> str:
-        """The model a LoRA is used with."""
+        """The model a LoRA is used with; the one it was trained on while its partner is not here."""
         if not loras:
             known = ", ".join(card.name for card in self._catalog.models())
             raise InvalidSpec(f"base_model is missing: choose a model ({known}) or a LoRA")
         first = loras[0]
         lora_id = first["lora"] if isinstance(first, Mapping) else first.lora
         card = self._catalog.model(self._loras.get(lora_id).base_model)
-        return card.generates_with or card.name
+        if card.generates_with is None:
+            return card.name
+        partner = self._catalog.model(card.generates_with)
+        alone = self._weights.status(card).ready and not self._weights.status(partner).ready
+        return card.name if alone else partner.name
 
     def _check_family(self, lora: Lora, card: ModelCard) -> None:
         trained_on = self._catalog.model(lora.base_model)

@@ -82,14 +82,11 @@ class TrainingService:
 
     def available_engines(self, card: ModelCard) -> tuple[str, ...]:
         """The engines that can train this model here and now."""
-        fitting = {name: engine for name, engine in self._engines.items() if card.family in engine.families}
-        if not card.trains:
-            fitting = {
-                name: engine
-                for name, engine in fitting.items()
-                if name == AI_TOOLKIT and card.training_adapter
-            }
-        return tuple(name for name, engine in fitting.items() if not engine.absence())
+        return tuple(
+            name
+            for name, engine in self._engines.items()
+            if card.trainable and card.family in engine.families and not engine.absence()
+        )
 
     def _check_engine(self, spec: TrainingSpec, card: ModelCard) -> None:
         """Raises: InvalidSpec, with an engine that would do and how to get it."""

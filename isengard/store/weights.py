@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.mo
 #: What a pipeline needs, of repositories that hold the same weights in several formats.
 DOWNLOAD_FILTER = (
     "--include model_index.json --include '*/*.json' --include '*/*.txt' --include '*/*.model'"
-    " --include '*/*.safetensors' --exclude '*.fp16.safetensors'"
+    " --include '*/*.jinja' --include '*/*.safetensors' --exclude '*.fp16.safetensors'"
 )
 #: A component's configuration, by the end of its class name; a model when none fits.
 CONFIG_FILES = {

@@ -174,5 +174,7 @@ def test_streamed_blocks_are_spread_evenly():
 
 
 def test_more_streamed_blocks_than_there_are_is_refused():
-    with pytest.raises(InvalidSpec, match="streamed_blocks is 10, and this model has 9 blocks; choose at most 9"):
+    with pytest.raises(
+        InvalidSpec, match="streamed_blocks is 10, and this model has 9 blocks; choose at most 9"
+    ):
         load(10)

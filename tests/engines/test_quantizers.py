@@ -120,7 +120,9 @@ def test_an_image_of_a_quantized_model_is_nearly_the_plain_one(quantization, tmp
     """With a LoRA, in 256 grey levels: the mean difference is below 2 in 8 bits and below 12 in 4."""
     lora = write_lora(tmp_path / "mira.safetensors")
     images = [
-        picture(PipelineGenerator(device=CPU, plan=lambda _card, _spec, plan=plan: plan), tmp_path, loras=[lora])
+        picture(
+            PipelineGenerator(device=CPU, plan=lambda _card, _spec, plan=plan: plan), tmp_path, loras=[lora]
+        )
         for plan in (GenerationPlan(), GenerationPlan(quantization=quantization))
     ]
     assert 0 < np.abs(images[0] - images[1]).mean() < (12 if quantization is Quantization.NF4 else 2)
@@ -129,5 +131,7 @@ def test_an_image_of_a_quantized_model_is_nearly_the_plain_one(quantization, tmp
 def test_without_the_package_of_the_4_bit_weights_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(libraries, "show_bitsandbytes", lambda: None)
     monkeypatch.setitem(libraries.sys.modules, "bitsandbytes", None)
-    with pytest.raises(InvalidSpec, match="quantization nf4 needs the package bitsandbytes, .* or choose int8"):
+    with pytest.raises(
+        InvalidSpec, match="quantization nf4 needs the package bitsandbytes, .* or choose int8"
+    ):
         load(Quantization.NF4)

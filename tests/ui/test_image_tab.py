@@ -139,7 +139,6 @@ def test_loras_are_offered_newest_first_with_the_earlier_checkpoints_of_their_ru
     offered = image_form.choices(page, form(page))
     assert [key for _, key in offered["lora"]] == ["job2", "job1", "job1@20", "job1@10"]
     assert [key for _, key in offered["character"]] == ["nova", ""]
-    assert "flux2-klein-4b" not in [key for _, key in offered["base_model"]]
 
 
 def test_size_presets_are_as_large_as_the_model_was_made_for_and_can_be_made(page):
@@ -187,7 +186,6 @@ def test_an_empty_seed_is_drawn_anew(page):
         ({"width": 100}, "width: must be a multiple of 16"),
         ({"width": None}, "width: "),
         ({"seed": "many"}, "seed: "),
-        ({"base_model": "flux2-klein-4b"}, "families flux, sdxl"),
         ({"base_model": "flux1-dev", "width": 1024, "height": 1024}, "not on this machine"),
         ({"lora": "../../etc"}, "there is no LoRA"),
         ({"prompt": "a [trigger]"}, "no LoRA with a trigger word"),
@@ -219,6 +217,15 @@ def test_choosing_a_character_takes_its_newest_lora(tab, page, add_lora):
     assert painted_value(painted[fields["lora"]]) == "job1"
     assert painted[tab.parts.selected] == painted[tab.parts.filled] == "nova"
     assert painted[tab.parts.train].visible is False
+
+
+def test_choosing_a_lora_of_an_undistilled_model_takes_its_partner_with_its_numbers(tab, page, add_lora):
+    add_lora("job1", base_model="flux2-klein-base-4b")
+    fields = tab.parts.fields
+    painted = tab.choose_lora(given(tab, form(page, lora="job1", base_model="demo")))
+    assert painted_value(painted[fields["base_model"]]) == "flux2-klein-4b"
+    assert (painted[fields["num_inference_steps"]], painted[fields["guidance_scale"]]) == (4, 1)
+    assert form(page)["base_model"] == "flux2-klein-4b"
 
 
 def test_a_character_without_a_lora_is_told_how_to_get_one(tab, page):

@@ -100,8 +100,19 @@ def test_without_a_model_that_of_the_lora_is_taken(service, add_lora):
     assert service.plan(overrides={"prompt": "x", "loras": [{"lora": "job2"}]}).base_model == "flux2-klein-4b"
 
 
+def test_while_the_partner_is_not_here_the_model_that_a_lora_was_trained_on_is_taken(
+    service, add_lora, tmp_path, tiny_flux2
+):
+    add_lora(base_model="flux2-klein-base-4b")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "flux2-klein-base-4b").symlink_to(tiny_flux2)
+    assert service.model_for("job1") == "flux2-klein-base-4b"
+    (tmp_path / "models" / "flux2-klein-4b").symlink_to(tiny_flux2)
+    assert service.model_for("job1") == "flux2-klein-4b"
+
+
 def test_without_model_and_lora_the_models_are_named(service):
-    with pytest.raises(InvalidSpec, match="choose a model \\(demo, flux1-dev"):
+    with pytest.raises(InvalidSpec, match="choose a model \\(demo, flux2-klein-base"):
         service.plan(overrides={"prompt": "x"})
 
 

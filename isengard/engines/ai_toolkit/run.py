@@ -187,6 +187,8 @@ class Run:
             if process.ema is not None:
                 process.ema.train()
 
+    as_used = averaged
+
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of our own kind; AI-Toolkit writes none.
 

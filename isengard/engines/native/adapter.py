@@ -27,7 +27,7 @@ class SampleRequest(Frozen):
 class FamilyAdapter(Protocol):
     """Loads the parts of one base model and speaks its conventions.
 
-    Latents are in the form that the denoiser takes: for FLUX ``(tokens, 64)``, for SDXL ``(4, height, width)``.
+    Latents are in the form that the denoiser takes: for FLUX.1 ``(tokens, 64)``, for FLUX.2 ``(tokens, 128)``, for SDXL ``(4, height, width)``.
     ``sigma`` is the noise level in [0, 1], whatever the family makes of it. Parts are loaded at first use.
     """
 
@@ -93,8 +93,13 @@ class FamilyAdapter(Protocol):
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,
     ) -> Image:
-        """Make one picture; ``on_step`` is called after each denoising step and may raise."""
+        """Make one picture; ``on_step`` is called after each denoising step and may raise.
+
+        ``no_prompt`` is the empty prompt, for families that guide away from it.
+        """
         ...
 
     def lora_key(self, module: str) -> str:

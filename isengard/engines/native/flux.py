@@ -9,11 +9,12 @@ from torch import Tensor
 
 from isengard.domain.model import LocalModel
 from isengard.domain.performance import Quantization, TextEncoders
-from isengard.engines.device import free_cached
+from isengard.engines.device import compute_dtype, free_cached
 from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
 from isengard.engines.native import flow_matching
-from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint, placement_mark
+from isengard.engines.native.adapter import PromptEmbeds, SampleRequest, stacked
+from isengard.engines.native.cache import placement_mark
+from isengard.engines.native.parts import draw, load_vae, mark
 
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
@@ -46,13 +47,12 @@ class FluxAdapter:
         self._position_ids: dict[tuple[int, int], Tensor] = {}
 
     def marks(self) -> Mapping[str, str]:
-        parts = {"vae": ["vae"], "text": ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]}
-        kind = f"{self._encoder_dtype()}/{self._model.card.max_sequence_length}"
-        marks = {
-            name: "/".join([kind, *(fingerprint(self._model.path / folder) for folder in folders)])
-            for name, folders in parts.items()
+        kind = f"{compute_dtype(self._device)}/{self._model.card.max_sequence_length}"
+        text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        return {
+            "vae": mark(kind, self._model.path, ("vae",)),
+            "text": mark(kind, self._model.path, text) + placement_mark(self._text_encoders, self._device),
         }
-        return marks | {"text": marks["text"] + placement_mark(self._text_encoders, self._device)}
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         vae = self._load_vae()
@@ -65,7 +65,7 @@ class FluxAdapter:
             from diffusers import FluxPipeline  # seconds to import; not needed when all is cached
 
             self._text = FluxPipeline.from_pretrained(
-                self._model.path, transformer=None, vae=None, dtype=self._encoder_dtype()
+                self._model.path, transformer=None, vae=None, dtype=compute_dtype(self._device)
             )
             place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
@@ -142,6 +142,8 @@ class FluxAdapter:
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,  # noqa: ARG002 - guidance is an input of the network
     ) -> Image:
         from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
@@ -150,38 +152,18 @@ class FluxAdapter:
             scheduler=scheduler, vae=self._load_vae(), transformer=denoiser,
             text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after_step(
-            _pipeline: object, _step: int, _timestep: object, state: dict[str, Any]
-        ) -> dict[str, Any]:
-            on_step()
-            return state
-
-        result = pipeline(
-            **{name: tensor[None].to(self._device) for name, tensor in prompt.items()},
-            height=request.resolution,
-            width=request.resolution,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            callback_on_step_end=after_step,
-        )
-        image: Image = result.images[0]
+        image: Image = draw(pipeline, request, on_step, **stacked([prompt], self._device))[0]
         return image
 
     def lora_key(self, module: str) -> str:
         return f"transformer.{module}"
 
-    def _encoder_dtype(self) -> torch.dtype:
-        return torch.float32 if self._device.type == "cpu" else torch.bfloat16
-
     def _load_vae(self) -> Any:
         if self._vae is None:
             from diffusers import AutoencoderKL
 
-            self._vae = AutoencoderKL.from_pretrained(self._model.path / "vae", dtype=self._encoder_dtype())
-            self._vae.to(self._device).requires_grad_(False)  # torch's own signature
+            dtype = compute_dtype(self._device)
+            self._vae = load_vae(AutoencoderKL, self._model.path, dtype=dtype, device=self._device)
         return self._vae
 
     def _ids(self, size: tuple[int, int]) -> Tensor:

@@ -35,6 +35,10 @@ class Trainee(Protocol):
         """Put the weights that are exported into the network for a while: the moving average, if there is one."""
         ...
 
+    def as_used(self) -> AbstractContextManager[None]:
+        """As `averaged`, and without what is there for training only."""
+        ...
+
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of the last whole step. Raises: DiskFull."""
         ...
@@ -150,11 +154,12 @@ class Milestones:
     def _sample(self, state: Trainee) -> None:
         for number in self._samples.missing(state.step):
             denoised: Callable[[], None] = self._progress.sampling(state.step, number, self._samples)
-            with state.averaged(), self.autocast():
+            with state.as_used(), self.autocast():
                 image = self._adapter.sample(
                     state.denoiser,
                     self._dataset.sample_prompts[number],
                     self._samples.request(number),
                     denoised,
+                    no_prompt=self._dataset.no_prompt,
                 )
             self._progress.sampled(self._samples.keep(image, step=state.step, number=number))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from isengard.domain.model import LocalModel
 from isengard.domain.performance import Quantization, TextEncoders
-from isengard.engines.device import free_cached
+from isengard.engines.device import compute_dtype, free_cached
 from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint, placement_mark
+from isengard.engines.native.cache import placement_mark
+from isengard.engines.native.parts import draw, load_vae, mark
 from isengard.errors import InvalidSpec
 
 _ATTENTION = r"transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"
@@ -55,12 +56,10 @@ class SdxlAdapter:
             )
 
     def marks(self) -> Mapping[str, str]:
-        text = ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+        text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
         return {
-            "vae": "/".join([str(torch.float32), fingerprint(self._model.path / "vae")]),
-            "text": "/".join(
-                [str(self._text_dtype()), *(fingerprint(self._model.path / folder) for folder in text)]
-            )
+            "vae": mark(torch.float32, self._model.path, ("vae",)),
+            "text": mark(compute_dtype(self._device), self._model.path, text)
             + placement_mark(self._text_encoders, self._device),
         }
 
@@ -75,7 +74,11 @@ class SdxlAdapter:
         """Embed one prompt; the empty one is zeros, as SDXL was trained and as its pipeline guides away from."""
         if self._text is None:
             self._text = StableDiffusionXLPipeline.from_pretrained(
-                self._model.path, unet=None, vae=None, dtype=self._text_dtype(), add_watermarker=False
+                self._model.path,
+                unet=None,
+                vae=None,
+                dtype=compute_dtype(self._device),
+                add_watermarker=False,
             )
             place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
@@ -165,6 +168,8 @@ class SdxlAdapter:
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,  # noqa: ARG002 - the pipeline takes zeros, which it is
     ) -> Image:
         """Make one picture; where ``guidance_scale`` is above 1 the pipeline guides away from zeros."""
         network: Any = denoiser
@@ -173,24 +178,8 @@ class SdxlAdapter:
             scheduler=self._scheduler, vae=vae, unet=network, add_watermarker=False,
             text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after_step(
-            _pipeline: object, _step: int, _timestep: object, state: dict[str, Any]
-        ) -> dict[str, Any]:
-            on_step()
-            return state
-
-        latents = pipeline(
-            **{name: tensor[None].to(self._device, network.dtype) for name, tensor in prompt.items()},
-            height=request.resolution,
-            width=request.resolution,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            callback_on_step_end=after_step,
-            output_type="latent",
-        ).images
+        inputs = {name: tensor[None].to(self._device, network.dtype) for name, tensor in prompt.items()}
+        latents = draw(pipeline, request, on_step, **inputs, output_type="latent")
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             pixels = vae.decode(latents.float() / vae.config.scaling_factor, return_dict=False)[0]
         image: Image = pipeline.image_processor.postprocess(pixels)[0]
@@ -199,11 +188,7 @@ class SdxlAdapter:
     def lora_key(self, module: str) -> str:
         return f"unet.{module}"
 
-    def _text_dtype(self) -> torch.dtype:
-        return torch.float32 if self._device.type == "cpu" else torch.bfloat16
-
     def _load_vae(self) -> Any:
         if self._vae is None:
-            self._vae = AutoencoderKL.from_pretrained(self._model.path / "vae", dtype=torch.float32)
-            self._vae.to(self._device).requires_grad_(False)  # torch's own signature
+            self._vae = load_vae(AutoencoderKL, self._model.path, dtype=torch.float32, device=self._device)
         return self._vae

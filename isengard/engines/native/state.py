@@ -21,6 +21,7 @@ from isengard.engines.native.checkpoint import Checkpoints, Reason, check_unchan
 from isengard.engines.native.dataset import Example
 from isengard.engines.native.flow_matching import draw_sigmas, loss_weights
 from isengard.engines.native.optimizer import build_optimizer, build_scheduler
+from isengard.engines.native.training_adapter import TrainingAdapter
 from isengard.errors import TrainingFailed
 
 
@@ -32,13 +33,21 @@ class TrainingState:
     """
 
     def __init__(
-        self, spec: TrainingSpec, card: ModelCard, denoiser: Any, *, adapter: FamilyAdapter, image_count: int
+        self,
+        spec: TrainingSpec,
+        card: ModelCard,
+        denoiser: Any,
+        *,
+        adapter: FamilyAdapter,
+        training_adapter: TrainingAdapter,
+        image_count: int,
     ) -> None:
         self._spec = spec
         self._card = card
         self._adapter = adapter
         self._image_count = image_count
         self.denoiser = denoiser
+        self._training_adapter = training_adapter
         self._parameters = lora.add_lora(
             denoiser,
             pattern=adapter.target_pattern(spec.targets),
@@ -138,6 +147,12 @@ class TrainingState:
             yield
         finally:
             self._ema.restore(self._parameters)
+
+    @contextmanager
+    def as_used(self) -> Iterator[None]:
+        """See `Trainee`."""
+        with self.averaged(), self._training_adapter.off():
+            yield
 
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of the last whole step. Raises: DiskFull."""

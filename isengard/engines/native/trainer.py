@@ -18,6 +18,7 @@ from isengard.engines.native.dataset import Dataset, prepare
 from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
 from isengard.engines.native.state import TrainingState
+from isengard.engines.native.training_adapter import TrainingAdapter
 from isengard.errors import InvalidSpec, JobStopped
 
 
@@ -100,8 +101,16 @@ class _Run:
             on_part=partial(progress.loading, "transformer"),
         )
         progress.loading("adapter")
+        training_adapter = TrainingAdapter(
+            denoiser, model.training_adapter, dtype=self._milestones.dtype, device=device
+        )
         self._state = TrainingState(
-            spec, model.card, denoiser, adapter=adapter, image_count=len(dataset.train)
+            spec,
+            model.card,
+            denoiser,
+            adapter=adapter,
+            training_adapter=training_adapter,
+            image_count=len(dataset.train),
         )
 
     def go(self) -> TrainedLora:

@@ -81,10 +81,9 @@ class Adapters:
         self._loads += 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are wanted
-            getattr(self._pipeline, f"load_lora_into_{self._component}")(
+            self._denoiser.load_lora_adapter(
                 weights_of(pairs, self._component),
-                network_alphas=None,
-                **{self._component: self._denoiser},
+                prefix=self._component,
                 adapter_name=name,
                 _pipeline=self._pipeline,
                 low_cpu_mem_usage=True,

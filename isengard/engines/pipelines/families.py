@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionXLPipeline,
@@ -20,13 +23,15 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2TokenizerFast,
+    Qwen3ForCausalLM,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from isengard.domain.model import Family, ModelCard
 from isengard.engines.lora_format import TRANSFORMER, UNET
-from isengard.errors import InvalidSpec
+from isengard.engines.native.flux2 import latent_statistics
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class PipelineFamily:
 
     ``denoiser`` is the component that LoRAs adapt; ``float32`` names those that never compute in less;
     ``encode(pipeline, prompt, card)`` gives the prompt as keyword arguments of the pipeline;
-    ``unpack(pipeline, latents, height, width)`` gives ``(1, channels, height / 8, width / 8)`` scaled VAE latents.
+    ``unpack(pipeline, latents, height, width)`` gives ``(1, channels, height / 8, width / 8)`` scaled VAE latents;
+    ``options(card)`` are the pipeline's settings beside its parts.
     """
 
     pipeline: Any
@@ -44,15 +50,10 @@ class PipelineFamily:
     encode: Callable[[Any, str, ModelCard], dict[str, Tensor]]
     unpack: Callable[[Any, Tensor, int, int], Tensor]
     float32: frozenset[str] = frozenset()
+    options: Callable[[ModelCard], dict[str, Any]] = lambda _card: {}
 
 
 def family_of(card: ModelCard) -> PipelineFamily:
-    """Raises: InvalidSpec when images cannot be made with this family yet."""
-    if card.family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        raise InvalidSpec(
-            f"model {card.name!r} is of the family {card.family}, which cannot make images yet; choose one of: {known}"
-        )
     return _FAMILIES[card.family]
 
 
@@ -79,6 +80,23 @@ def _encode_flux(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tenso
 
 def _unpack_flux(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
     unpacked: Tensor = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    return unpacked
+
+
+def _encode_flux2(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tensor]:
+    """The negative prompt is empty; the distilled model is not guided."""
+    texts = {"prompt_embeds": prompt} | ({"negative_prompt_embeds": ""} if card.trains else {})
+    length = card.max_sequence_length
+    with torch.no_grad():
+        return {
+            name: pipeline.encode_prompt(text, max_sequence_length=length)[0] for name, text in texts.items()
+        }
+
+
+def _unpack_flux2(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
+    mean, deviation = latent_statistics(pipeline.vae)
+    patches = latents.float().transpose(1, 2).unflatten(2, (height // 16, width // 16))
+    unpacked: Tensor = pipeline._unpatchify_latents(patches * deviation + mean)
     return unpacked
 
 
@@ -111,6 +129,20 @@ _FAMILIES = {
         denoiser=TRANSFORMER,
         encode=_encode_flux,
         unpack=_unpack_flux,
+    ),
+    Family.FLUX2: PipelineFamily(
+        pipeline=Flux2KleinPipeline,
+        components={
+            "scheduler": FlowMatchEulerDiscreteScheduler,
+            "tokenizer": Qwen2TokenizerFast,
+            "text_encoder": Qwen3ForCausalLM,
+            "vae": AutoencoderKLFlux2,
+            "transformer": Flux2Transformer2DModel,
+        },
+        denoiser=TRANSFORMER,
+        encode=_encode_flux2,
+        unpack=_unpack_flux2,
+        options=lambda card: {"is_distilled": not card.trains},
     ),
     Family.SDXL: PipelineFamily(
         # By default it changes the pixels, with a watermark, where the package invisible-watermark is installed.

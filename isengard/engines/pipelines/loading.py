@@ -41,7 +41,6 @@ def load_pipeline(
     """Load a base model and put its parts where the plan wants them.
 
     Raises:
-        InvalidSpec: its family cannot make images yet.
         JobStopped: between two parts; nothing stays in memory.
         OutOfMemory.
     """
@@ -62,7 +61,7 @@ def load_pipeline(
                 if name.startswith("text_encoder"):
                     _shrink(parts[name], plan, device=device)
         report(_progress(len(parts), total, "everything to its place"))
-        pipeline = family.pipeline(**parts)
+        pipeline = family.pipeline(**parts, **family.options(model.card))
         pipeline.set_progress_bar_config(disable=True)
         factors = fit_factors(pipeline.vae.to(device))
         place(pipeline, family.denoiser, plan, device=device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isengard.domain.base import Frozen
 from isengard.domain.performance import Quantization
+from isengard.engines.device import moved
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]
@@ -29,6 +30,10 @@ class FamilyAdapter(Protocol):
     Latents are in the form that the denoiser takes: for FLUX ``(tokens, 64)``, for SDXL ``(4, height, width)``.
     ``sigma`` is the noise level in [0, 1], whatever the family makes of it. Parts are loaded at first use.
     """
+
+    #: Whether the denoiser is trained under autocast. Better not: it makes the norms' outputs float32, and the
+    #: gradient keeps them; `predict` then gives the denoiser tensors of its own type.
+    autocast: bool
 
     def marks(self) -> Mapping[str, str]:
         """Identify the encoders ``vae`` and ``text``: cached tensors with other marks are not used."""
@@ -101,4 +106,4 @@ AdapterFactory = Callable[..., FamilyAdapter]
 def stacked(prompts: Iterator[PromptEmbeds] | list[PromptEmbeds], device: torch.device) -> dict[str, Tensor]:
     """Give prompts a batch dimension and move them to the device."""
     listed = list(prompts)
-    return {name: torch.stack([prompt[name] for prompt in listed]).to(device) for name in listed[0]}
+    return {name: moved(torch.stack([prompt[name] for prompt in listed]), device) for name in listed[0]}

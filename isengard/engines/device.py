@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import psutil
 import torch
+from torch import Tensor
 
 from isengard.errors import InvalidSpec, OutOfMemory
 
@@ -30,6 +31,13 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise InvalidSpec(f"device {name!r} is not on this machine ({count} found); use auto or cpu")
     return device
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device, if it is not there; the CPU does not wait until it has arrived."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)  # pragma: gpu
+    return tensor.to(device)
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

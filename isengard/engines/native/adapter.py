@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isengard.domain.base import Frozen
 from isengard.domain.performance import Quantization
+from isengard.engines.device import moved
 from isengard.engines.loading import OnPart, untold
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
@@ -30,6 +31,10 @@ class FamilyAdapter(Protocol):
     Latents are in the form that the denoiser takes: for FLUX.1 ``(tokens, 64)``, for FLUX.2 ``(tokens, 128)``, for SDXL ``(4, height, width)``.
     ``sigma`` is the noise level in [0, 1], whatever the family makes of it. Parts are loaded at first use.
     """
+
+    #: Whether the denoiser is trained under autocast. Better not: it makes the norms' outputs float32, and the
+    #: gradient keeps them; `predict` then gives the denoiser tensors of its own type.
+    autocast: bool
 
     def marks(self) -> Mapping[str, str]:
         """Identify the encoders ``vae`` and ``text``: cached tensors with other marks are not used."""
@@ -114,4 +119,4 @@ AdapterFactory = Callable[..., FamilyAdapter]
 def stacked(prompts: Iterator[PromptEmbeds] | list[PromptEmbeds], device: torch.device) -> dict[str, Tensor]:
     """Give prompts a batch dimension and move them to the device."""
     listed = list(prompts)
-    return {name: torch.stack([prompt[name] for prompt in listed]).to(device) for name in listed[0]}
+    return {name: moved(torch.stack([prompt[name] for prompt in listed]), device) for name in listed[0]}

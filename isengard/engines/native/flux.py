@@ -30,6 +30,7 @@ _TARGETS = {
 class FluxAdapter:
     """FLUX.1-dev, FLUX.1-schnell and the demo model. See `FamilyAdapter`."""
 
+    autocast = False
     pixels_per_latent = 16
 
     def __init__(
@@ -121,17 +122,16 @@ class FluxAdapter:
         size: tuple[int, int],
         guidance_scale: float,
     ) -> Tensor:
-        config: Any = denoiser.config
-        guidance = torch.full_like(sigma, guidance_scale) if config.guidance_embeds else None
-        text_ids = noisy.new_zeros(prompts["prompt_embeds"].shape[1], 3)
-        predicted: Tensor = denoiser(
-            hidden_states=noisy,
+        network: Any = denoiser
+        guidance = torch.full_like(sigma, guidance_scale) if network.config.guidance_embeds else None
+        predicted: Tensor = network(
+            hidden_states=noisy.to(network.dtype),
             timestep=sigma,
             guidance=guidance,
-            pooled_projections=prompts["pooled_prompt_embeds"],
-            encoder_hidden_states=prompts["prompt_embeds"],
-            txt_ids=text_ids,
-            img_ids=self._ids(size).to(noisy.device, noisy.dtype),
+            pooled_projections=prompts["pooled_prompt_embeds"].to(network.dtype),
+            encoder_hidden_states=prompts["prompt_embeds"].to(network.dtype),
+            txt_ids=noisy.new_zeros(prompts["prompt_embeds"].shape[1], 3),
+            img_ids=self._ids(size, noisy.device),
             return_dict=False,
         )[0]
         return predicted
@@ -166,11 +166,11 @@ class FluxAdapter:
             self._vae = load_vae(AutoencoderKL, self._model.path, dtype=dtype, device=self._device)
         return self._vae
 
-    def _ids(self, size: tuple[int, int]) -> Tensor:
+    def _ids(self, size: tuple[int, int], device: torch.device) -> Tensor:
         if size not in self._position_ids:
             self._position_ids[size] = position_ids(
                 width=size[0] // self.pixels_per_latent, height=size[1] // self.pixels_per_latent
-            )
+            ).to(device)
         return self._position_ids[size]
 
 

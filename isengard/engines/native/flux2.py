@@ -39,6 +39,7 @@ class Flux2Adapter:
     """FLUX.2 [klein], base and distilled. See `FamilyAdapter`."""
 
     pixels_per_token = 16
+    autocast = False
 
     def __init__(
         self,
@@ -127,11 +128,12 @@ class Flux2Adapter:
         size: tuple[int, int],
         guidance_scale: float,  # noqa: ARG002 - klein has no guidance embedding
     ) -> Tensor:
-        embeds = prompts["prompt_embeds"]
+        network: Any = denoiser
+        embeds = prompts["prompt_embeds"].to(network.dtype)
         text_ids = noisy.new_zeros(embeds.shape[1], 4, dtype=torch.float32)
         text_ids[:, 3] = torch.arange(len(text_ids), device=noisy.device)
-        predicted: Tensor = denoiser(
-            hidden_states=noisy,
+        predicted: Tensor = network(
+            hidden_states=noisy.to(network.dtype),
             timestep=sigma,
             encoder_hidden_states=embeds,
             txt_ids=text_ids,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isengard.domain.model import LocalModel
 from isengard.domain.performance import Quantization, TextEncoders
-from isengard.engines.device import compute_dtype, free_cached
+from isengard.engines.device import compute_dtype, free_cached, moved
 from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
 from isengard.engines.native.cache import placement_mark
@@ -34,6 +34,8 @@ class SdxlAdapter:
     The VAE is in float32 on every device: its activations overflow float16 and lose detail in bfloat16.
     """
 
+    autocast = True
+
     def __init__(
         self,
         model: LocalModel,
@@ -47,6 +49,7 @@ class SdxlAdapter:
         self._text_encoders = text_encoders
         self._vae: Any = None
         self._text: Any = None
+        self._alphas_cumprod: Tensor | None = None
         # The one class serves training, for its alphas_cumprod, and sampling.
         self._scheduler = EulerDiscreteScheduler.from_pretrained(model.path / "scheduler")
         kind = self._scheduler.config.prediction_type
@@ -121,9 +124,15 @@ class SdxlAdapter:
 
     def add_noise(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """``sqrt(a) * clean + sqrt(1 - a) * noise``, with a = alphas_cumprod at the timestep of sigma."""
-        kept = self._scheduler.alphas_cumprod.to(sigma.device)[self.timesteps(sigma)]
+        kept = self._alphas(sigma.device)[self.timesteps(sigma)]
         kept = kept.view(-1, *[1] * (clean.ndim - 1))
         return kept.sqrt() * clean + (1 - kept).sqrt() * noise
+
+    def _alphas(self, device: torch.device) -> Tensor:
+        """The schedule's ``alphas_cumprod``, brought to the device once; the scheduler needs its own on the CPU."""
+        if self._alphas_cumprod is None:
+            self._alphas_cumprod = self._scheduler.alphas_cumprod.to(device)
+        return self._alphas_cumprod
 
     def target(self, clean: Tensor, noise: Tensor) -> Tensor:  # noqa: ARG002 - part of the protocol
         return noise
@@ -149,7 +158,8 @@ class SdxlAdapter:
     ) -> Tensor:
         width, height = size
         # Original size, left upper corner of the crop, target size: the picture is told to be whole.
-        time_ids = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype)
+        time_ids = moved(sizes, noisy.device).expand(len(noisy), -1)
         predicted: Tensor = denoiser(
             noisy,
             self.timesteps(sigma),

@@ -1,9 +1,9 @@
 """Our LoRA trainer. The loop knows no model family; `FamilyAdapter` does."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
 from isengard.engines.native.adapter import AdapterFactory, FamilyAdapter
-from isengard.engines.native.dataset import Dataset, prepare
+from isengard.engines.native.dataset import Dataset, placed, prepare
 from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
 from isengard.engines.native.state import TrainingState
@@ -89,7 +89,9 @@ class _Run:
         device: torch.device,
     ) -> None:
         self._spec = spec
-        self._dataset = dataset
+        self._adapter = adapter
+        self._device = device
+        self._dataset = placed(dataset, device)
         self._progress = progress
         self._milestones = Milestones(
             spec, dataset, adapter=adapter, run_dir=run_dir, progress=progress, device=device
@@ -119,26 +121,33 @@ class _Run:
         try:
             milestones.begin(state)
             while state.step < self._spec.steps:
-                milestones.stepped(state, **self._train_step())
+                self._train_step()
+                milestones.stepped(state)
         except JobStopped:
             milestones.stopped(state)
             raise
         return milestones.result(state)
 
-    def _train_step(self) -> dict[str, Any]:
-        """One optimizer step; return its row of metrics. Its randomness is a function of the seed and its number alone."""
+    def _train_step(self) -> None:
+        """One optimizer step. Its randomness is a function of the seed and its number alone.
+
+        Nothing here may read a value from the device: the CPU prepares the next step while the device is at this one.
+        """
         state, spec = self._state, self._spec
         generator = state.generator()
-        total = 0.0
+        total = torch.zeros((), device=self._device)
         for micro in range(spec.gradient_accumulation_steps):
             if micro:
                 self._progress.training(state.step)
             batch = [self._dataset.train[i] for i in state.batch(self._dataset.train, micro)]
-            with self._milestones.autocast():
+            with self._autocast():
                 loss = state.loss(batch, no_prompt=self._dataset.no_prompt, generator=generator)
             (loss / spec.gradient_accumulation_steps).backward()
-            total += loss.item() / spec.gradient_accumulation_steps
-        return state.update(loss=total)
+            total += loss.detach() / spec.gradient_accumulation_steps
+        state.update(loss=total)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return self._milestones.autocast() if self._adapter.autocast else nullcontext()
 
 
 def memory_advice(spec: TrainingSpec) -> str:

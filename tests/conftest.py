@@ -1,5 +1,6 @@
 """What every test needs."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: without it a full collection, of which a training makes several, takes 0.3 s less."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -219,6 +219,15 @@ def test_choosing_a_character_takes_its_newest_lora(tab, page, add_lora):
     assert painted[tab.parts.train].visible is False
 
 
+def test_choosing_a_lora_of_an_undistilled_model_takes_its_partner_with_its_numbers(tab, page, add_lora):
+    add_lora("job1", base_model="flux2-klein-base-4b")
+    fields = tab.parts.fields
+    painted = tab.choose_lora(given(tab, form(page, lora="job1", base_model="demo")))
+    assert painted_value(painted[fields["base_model"]]) == "flux2-klein-4b"
+    assert (painted[fields["num_inference_steps"]], painted[fields["guidance_scale"]]) == (4, 1)
+    assert form(page)["base_model"] == "flux2-klein-4b"
+
+
 def test_a_character_without_a_lora_is_told_how_to_get_one(tab, page):
     page.app.characters.create("Mira Vance")
     painted = tab.choose_character(given(tab, form(page, character="mira-vance")))

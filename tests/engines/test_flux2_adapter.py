@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
+from PIL import Image
+from safetensors.torch import load_file
 
+from isengard.domain.job import Phase, Requests
+from isengard.domain.model import Family
 from isengard.domain.performance import Quantization
+from isengard.domain.training import TrainingSpec
 from isengard.engines.native.adapter import SampleRequest, stacked
 from isengard.engines.native.flux2 import Flux2Adapter, position_ids
 from isengard.engines.native.lora import add_lora
+from isengard.engines.native.trainer import NativeTrainer
+from isengard.errors import JobYielded
 
 CPU = torch.device("cpu")
 
@@ -131,3 +138,68 @@ def test_sampling_can_be_stopped_after_each_step(adapter):
     with pytest.raises(InterruptedError):
         adapter.sample(denoiser, prompt, request, stop, no_prompt=prompt)
     assert len(calls) == 2
+
+
+@pytest.fixture
+def train(tiny_flux2_model, training_spec, training_images, tmp_path):
+    def trained(name="run", *, report=lambda _progress: Requests(), **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return NativeTrainer(adapters={Family.FLUX2: Flux2Adapter}, device=CPU).train(
+            spec=TrainingSpec.model_validate({**training_spec.model_dump(), **changes}),
+            model=tiny_flux2_model,
+            images=training_images,
+            run_dir=tmp_path / name,
+            cache_dir=tmp_path / "cache",
+            report=report,
+        )
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16", "gradient_checkpointing": True, "flip": True},
+        {"quantization": "int8", "targets": "attention"},
+        {
+            "resolutions": (64, 80),
+            "targets": "attention_mlp",
+            "max_upscale": 2,
+            "timestep_sampling": "shifted",
+        },
+    ],
+)
+def test_every_setting_trains_and_resumes_exactly(train, changes):
+    changes = {"steps": 4, "validate_every": 2, "sample_every": 0, **changes}
+
+    def stop(progress):
+        if progress.phase is Phase.TRAINING and progress.step == 3:
+            raise JobYielded
+        return Requests()
+
+    straight = train("straight", **changes)
+    with pytest.raises(JobYielded):
+        train(report=stop, **changes)
+    resumed = train(**changes)
+    assert np.isfinite([loss for _, loss in straight.validation_losses]).all()
+    assert resumed.validation_losses == straight.validation_losses
+    weights, again = load_file(straight.path), load_file(resumed.path)
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    assert any(value.abs().max() > 0 for key, value in weights.items() if "lora_B" in key)
+
+
+def test_a_sample_on_the_way_is_what_diffusers_makes_with_the_file(train, training_spec, tmp_path, pipeline):
+    trained = train(validate_every=0)
+    pipeline.load_lora_weights(trained.path.parent, weight_name="lora.safetensors")
+    try:
+        theirs = pipeline(
+            prompt="a portrait of ohwx", height=64, width=64, num_inference_steps=training_spec.sample_steps,
+            guidance_scale=training_spec.sample_guidance_scale, max_sequence_length=24,
+            generator=torch.Generator().manual_seed(training_spec.sample_seed),
+        ).images[0]  # fmt: skip
+    finally:
+        pipeline.unload_lora_weights()
+    with Image.open(tmp_path / "run" / "samples" / "00000006-0.png") as sample:
+        difference = np.abs(np.asarray(sample, dtype=float) - np.asarray(theirs, dtype=float))
+    assert difference.max() <= 1

@@ -184,25 +184,25 @@ def test_fewer_modules_than_the_file_has_is_refused(generator, make, lora, tmp_p
     }
     assert len(tail) == len(weights)
     adapters = generator._loaded.adapters
-    adapters._pipeline = Deaf(adapters._pipeline)
+    adapters._denoiser = Deaf(adapters._denoiser)
     try:
         with pytest.raises(LoraRefused, match="adapted 0 modules of Demo, but its file has"):
             make(write_lora(tmp_path / "deaf.safetensors", lora_weights(seed=2)))
     finally:
-        adapters._pipeline = adapters._pipeline.pipeline
+        adapters._denoiser = adapters._denoiser.denoiser
     assert same(make()[0], before)
 
 
 class Deaf:
-    """A pipeline that loads no LoRA and says nothing, as diffusers does with keys it does not know."""
+    """A denoiser that loads no LoRA and says nothing, as diffusers does with keys it does not know."""
 
-    def __init__(self, pipeline):
-        self.pipeline = pipeline
+    def __init__(self, denoiser):
+        self.denoiser = denoiser
 
     def __getattr__(self, name):
-        return getattr(self.pipeline, name)
+        return getattr(self.denoiser, name)
 
-    def load_lora_into_transformer(self, *args, **kwargs):
+    def load_lora_adapter(self, *args, **kwargs):
         pass
 
 

@@ -8,6 +8,7 @@ from isengard.domain.job import Phase, Requests
 from isengard.domain.model import Family
 from isengard.domain.training import TrainingSpec
 from isengard.engines.native.flux import FluxAdapter
+from isengard.engines.native.flux2 import Flux2Adapter
 from isengard.engines.native.sdxl import SdxlAdapter
 from isengard.engines.native.trainer import NativeTrainer
 from isengard.engines.pipelines.generator import PipelineGenerator
@@ -26,7 +27,7 @@ def train(tiny_model, training_images, training_spec, tmp_path):
             return Requests()
 
         (tmp_path / name).mkdir(exist_ok=True)
-        adapters = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
+        adapters = {Family.FLUX: FluxAdapter, Family.FLUX2: Flux2Adapter, Family.SDXL: SdxlAdapter}
         return NativeTrainer(adapters=adapters, device=torch.device("cuda", 0)).train(
             spec=TrainingSpec.model_validate({**training_spec.model_dump(), **changes}),
             model=model,
@@ -62,6 +63,8 @@ def test_a_training_lowers_the_loss_stops_and_goes_on(train, changes):
     ("name", "changes"),
     [
         ("tiny_model", {}),
+        ("tiny_flux2_model", {}),
+        ("tiny_flux2_model", {"quantization": "int8"}),
         ("tiny_sdxl_model", {}),
         ("tiny_sdxl_model", {"quantization": "int8"}),
         ("tiny_sdxl_model", {"quantization": "fp8"}),

@@ -216,10 +216,7 @@ def test_a_family_that_ai_toolkit_does_not_train_here_does_not_get_it(app, toolk
     toolkit.absent = ""
     edit(app, "family: flux", "family: flux2")
     card = app.catalog.model("tiny")
-    assert (app.training.default_engine(card), app.training.available_engines(card)) == (
-        "native",
-        ("native",),
-    )
+    assert (app.training.default_engine(card), app.training.available_engines(card)) == ("native", ())
 
 
 def test_a_distilled_model_is_trained_by_both_engines_and_only_with_a_training_adapter(app, toolkit):

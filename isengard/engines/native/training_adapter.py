@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -31,7 +32,10 @@ class TrainingAdapter:
         layers = dict(denoiser.named_modules())
         for name, (down, up) in (read_pairs(path) if path else {}).items():
             layer = _fitting(layers.get(name), name, down, up)
-            self._add(layer, down.to(device, dtype), up.to(device, dtype))
+            # Buffers and one method for all layers: blocks stay alike, so that compiling one compiles them all.
+            layer.register_buffer("training_down", down.to(device, dtype), persistent=False)
+            layer.register_buffer("training_up", up.to(device, dtype), persistent=False)
+            layer.register_forward_hook(self._added)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -42,11 +46,10 @@ class TrainingAdapter:
         finally:
             self._on = True
 
-    def _add(self, layer: torch.nn.Module, down: Tensor, up: Tensor) -> None:
-        def added(_layer: torch.nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
-            return output + F.linear(F.linear(given[0], down), up) if self._on else output
-
-        layer.register_forward_hook(added)
+    def _added(self, layer: Any, given: tuple[Tensor], output: Tensor) -> Tensor:
+        if not self._on:
+            return output
+        return output + F.linear(F.linear(given[0], layer.training_down), layer.training_up)
 
 
 def _fitting(layer: torch.nn.Module | None, name: str, down: Tensor, up: Tensor) -> torch.nn.Module:

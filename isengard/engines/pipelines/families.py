@@ -94,7 +94,7 @@ def _encode_flux2(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tens
 
 
 def _unpack_flux2(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
-    mean, deviation = latent_statistics(pipeline.vae)
+    mean, deviation = (values.to(latents.device) for values in latent_statistics(pipeline.vae))
     patches = latents.float().transpose(1, 2).unflatten(2, (height // 16, width // 16))
     unpacked: Tensor = pipeline._unpatchify_latents(patches * deviation + mean)
     return unpacked

@@ -70,7 +70,10 @@ def test_what_its_class_wants_in_float32_stays_so_and_is_not_quantized(folder, m
     assert block.attn.norm_q.weight.dtype == torch.float32
     assert type(block.proj_mlp.weight) is torch.nn.Parameter
     assert block.proj_mlp.weight.dtype == torch.float32
-    assert_same(load(folder, dtype=torch.bfloat16), FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16))
+    assert_same(
+        load(folder, dtype=torch.bfloat16),
+        FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16),
+    )
 
 
 def test_only_linear_layers_inside_the_blocks_are_quantized(folder):

@@ -58,7 +58,7 @@ class NativeTrainer:
                     spec, images, adapter=adapter, cache_dir=cache_dir, on_item=progress.caching
                 )
                 adapter.free_encoders()
-                run = _Run(
+                return _Run(  # has no name here: nothing may hold it when memory runs out
                     spec,
                     model,
                     dataset,
@@ -66,8 +66,7 @@ class NativeTrainer:
                     run_dir=run_dir,
                     progress=progress,
                     device=self._device,
-                )
-                return run.go()
+                ).go()
         finally:
             adapter.free_encoders()
             free_cached(self._device)

@@ -1,5 +1,8 @@
 """Frozen networks in fewer bits: what they predict, and that they train and make images on the CPU."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ from isengard.engines.native.trainer import NativeTrainer
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.engines.quantize import quantizable
 from isengard.errors import InvalidSpec
-from isengard.settings import ASSETS
+from isengard.settings import ASSETS, ROOT
 from tests.engines.demo_model import MODEL, SPEC, write_lora
 from tests.engines.test_block_streaming import inputs
 
@@ -132,6 +135,19 @@ def test_without_the_package_of_the_4_bit_weights_the_way_out_is_named(monkeypat
     monkeypatch.setattr(libraries, "show_bitsandbytes", lambda: None)
     monkeypatch.setitem(libraries.sys.modules, "bitsandbytes", None)
     with pytest.raises(
-        InvalidSpec, match="quantization nf4 needs the package bitsandbytes, .* or choose int8"
+        InvalidSpec, match=r"quantization nf4 needs the package bitsandbytes, .* or choose int8"
     ):
         load(Quantization.NF4)
+
+
+def test_only_who_asks_for_bitsandbytes_waits_for_its_import():
+    program = (
+        "import sys, isengard.engines.libraries as libraries, peft; print(sys.modules['bitsandbytes']);"
+        "print(libraries.bitsandbytes(wanted_by='', instead='').nn.Linear4bit.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split() == ["None", "Linear4bit"]
+    assert "bitsandbytes" not in done.stderr
+    assert "gemm" not in done.stderr

@@ -1,6 +1,7 @@
 """The device tensors live on: which one, how much memory it has, and running out of it in plain words."""
 
 import gc
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -82,13 +83,14 @@ def plain_out_of_memory(device: torch.device, *, advice: str) -> Iterator[None]:
         advice: The way out, for the end of the sentence, such as "lower batch_size".
 
     Raises:
-        OutOfMemory: instead of PyTorch's or Python's own error.
+        OutOfMemory: instead of PyTorch's or Python's own error. What the calls below the block held is free then.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # their variables hold the models
         size = f"{total_memory(device) / GIB:.1f} GiB in all"
         raise OutOfMemory(f"the memory of {device} ({size}) is not enough: {advice}") from error
 

@@ -29,17 +29,17 @@ def inputs(network):
     generator = torch.Generator().manual_seed(1)
 
     def noise(*shape):
-        return torch.randn(2, *shape, generator=generator)
+        return torch.randn(2, *shape, generator=generator).to(network.device)
 
     config = network.config
     return {
         "hidden_states": noise(16, config.in_channels),
-        "timestep": torch.tensor([0.3, 0.7]),
-        "guidance": torch.ones(2) if config.guidance_embeds else None,
+        "timestep": torch.tensor([0.3, 0.7], device=network.device),
+        "guidance": torch.ones(2, device=network.device) if config.guidance_embeds else None,
         "pooled_projections": noise(config.pooled_projection_dim),
         "encoder_hidden_states": noise(8, config.joint_attention_dim),
-        "txt_ids": torch.zeros(8, 3),
-        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(8, 3, device=network.device),
+        "img_ids": torch.zeros(16, 3, device=network.device),
         "return_dict": False,
     }
 
@@ -51,12 +51,12 @@ def trained(network, *, pattern=LAYERS, bf16=False, steps=3):
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     seen = []
     for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
             loss = network(**inputs(network))[0].float().square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
             seen += [loss.detach(), network(**inputs(network))[0]]
     return [*seen, *(parameter.detach() for parameter in parameters)]
 

@@ -1,5 +1,8 @@
 """Frozen networks in fewer bits: what they predict, and that they train and make images on the CPU."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -19,17 +22,18 @@ from isengard.engines.native.trainer import NativeTrainer
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.engines.quantize import quantizable
 from isengard.errors import InvalidSpec
-from isengard.settings import ASSETS
+from isengard.settings import ASSETS, ROOT
 from tests.engines.demo_model import MODEL, SPEC, write_lora
 from tests.engines.test_block_streaming import inputs
 
 CPU = torch.device("cpu")
-#: Largest error of a predicted velocity, relative to its size, that a quantization of the demo model may make.
+#: Largest error that a quantization of the demo model may make: of a predicted velocity, relative to its size; and of
+#: an image with a LoRA on average, of 256 grey levels.
 ERRORS = {
-    Quantization.INT8: 0.02,
-    Quantization.FP8: 0.06,
-    Quantization.FP8_MATMUL: 0.08,
-    Quantization.NF4: 0.16,
+    Quantization.INT8: (0.02, 2),
+    Quantization.FP8: (0.06, 8),
+    Quantization.FP8_MATMUL: (0.08, 10),
+    Quantization.NF4: (0.16, 25),
 }
 
 
@@ -59,7 +63,7 @@ def exact():
 
 def test_a_quantized_network_predicts_nearly_the_same(quantization, exact):
     error = (predict(load(quantization)) - exact).norm() / exact.norm()
-    assert 0 < error < ERRORS[quantization]
+    assert 0 < error < ERRORS[quantization][0]
 
 
 def test_gradients_reach_the_adapter_and_the_base_stays_as_it_is(quantization):
@@ -92,7 +96,7 @@ def test_a_training_on_a_quantized_model_ends_in_a_lora_that_works_with_it(
     model = request.getfixturevalue({"flux": "tiny_model", "sdxl": "tiny_sdxl_model"}[family])
     spec = TrainingSpec.model_validate(
         {
-            **training_spec.model_dump(), "quantization": quantization, "steps": 2, "sample_every": 2,
+            **training_spec.model_dump(), "quantization": quantization, "steps": 2, "sample_every": 2 * (family == "flux"),
             "validate_every": 0, "lr_warmup_steps": 0, "learning_rate": 0.1, "ema_decay": 0.1,
         }
     )  # fmt: skip
@@ -116,22 +120,34 @@ def picture(generator, folder, model=MODEL, loras=()):
     return np.asarray(made.image, dtype=np.float32)
 
 
-def test_an_image_of_a_quantized_model_is_nearly_the_plain_one(quantization, tmp_path):
-    """With a LoRA, in 256 grey levels: the mean difference is below 2 in 8 bits and below 12 in 4."""
-    lora = write_lora(tmp_path / "mira.safetensors")
-    images = [
-        picture(
-            PipelineGenerator(device=CPU, plan=lambda _card, _spec, plan=plan: plan), tmp_path, loras=[lora]
-        )
-        for plan in (GenerationPlan(), GenerationPlan(quantization=quantization))
-    ]
-    assert 0 < np.abs(images[0] - images[1]).mean() < (12 if quantization is Quantization.NF4 else 2)
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    return write_lora(tmp_path_factory.mktemp("lora") / "mira.safetensors")
+
+
+@pytest.fixture(scope="module")
+def plain_picture(lora, tmp_path_factory):
+    return picture(PipelineGenerator(device=CPU), tmp_path_factory.mktemp("plain"), loras=[lora])
+
+
+def test_an_image_of_a_quantized_model_is_nearly_the_plain_one(quantization, lora, plain_picture, tmp_path):
+    plan = GenerationPlan(quantization=quantization)
+    made = picture(PipelineGenerator(device=CPU, plan=lambda _card, _spec: plan), tmp_path, loras=[lora])
+    assert 0 < np.abs(made - plain_picture).mean() < ERRORS[quantization][1]
 
 
 def test_without_the_package_of_the_4_bit_weights_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(libraries, "show_bitsandbytes", lambda: None)
     monkeypatch.setitem(libraries.sys.modules, "bitsandbytes", None)
     with pytest.raises(
-        InvalidSpec, match="quantization nf4 needs the package bitsandbytes, .* or choose int8"
+        InvalidSpec, match=r"quantization nf4 needs the package bitsandbytes, .* or choose int8"
     ):
         load(Quantization.NF4)
+
+
+def test_bitsandbytes_is_out_of_sight_until_somebody_asks_for_it():
+    program = "import sys, isengard.engines; print(sys.modules['bitsandbytes'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split() == ["None"]

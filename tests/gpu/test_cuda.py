@@ -48,6 +48,10 @@ def train(tiny_model, training_images, training_spec, tmp_path):
         {"precision": "bf16", "gradient_checkpointing": True},
         {"quantization": "int8"},
         {"quantization": "fp8"},
+        {"quantization": "nf4"},
+        {"quantization": "nf4", "streamed_blocks": 2, "gradient_checkpointing": True},
+        {"text_encoders": "int8"},
+        {"text_encoders": "cpu"},
         {"optimizer": "adamw8bit", "ema_decay": 0},
     ],
 )
@@ -68,6 +72,7 @@ def test_a_training_lowers_the_loss_stops_and_goes_on(train, changes):
         ("tiny_sdxl_model", {}),
         ("tiny_sdxl_model", {"quantization": "int8"}),
         ("tiny_sdxl_model", {"quantization": "fp8"}),
+        ("tiny_sdxl_model", {"quantization": "nf4"}),
     ],
 )
 def test_a_lora_trained_on_the_gpu_is_verified_there(request, train, name, changes, tmp_path):

@@ -59,7 +59,7 @@ class NativeTrainer:
                     spec, images, adapter=adapter, cache_dir=cache_dir, on_item=progress.caching
                 )
                 adapter.free_encoders()
-                run = _Run(
+                return _Run(  # has no name here: nothing may hold it when memory runs out
                     spec,
                     model,
                     dataset,
@@ -67,8 +67,7 @@ class NativeTrainer:
                     run_dir=run_dir,
                     progress=progress,
                     device=self._device,
-                )
-                return run.go()
+                ).go()
         finally:
             adapter.free_encoders()
             free_cached(self._device)

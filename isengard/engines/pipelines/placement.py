@@ -50,5 +50,4 @@ class _OneAtATime(ModelHook):  # type: ignore[misc]  # accelerate has no types
 
 
 def _where(part: torch.nn.Module) -> str:
-    device: torch.device = next(part.parameters()).device
-    return device.type
+    return str(next(part.parameters()).device.type)

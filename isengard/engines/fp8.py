@@ -20,10 +20,10 @@ def supported(device: torch.device) -> bool:
     """Whether the device multiplies in 8 bits: cards from Ada and Hopper on; the CPU, slowly, for tests."""
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 9))  # pragma: gpu
-    return device.type == "cpu"
+    return bool(device.type == "cpu")
 
 
-class Fp8Linear(torch.nn.Linear):
+class Fp8Linear(torch.nn.Linear):  # type: ignore[misc]
     """Takes the place of a frozen `torch.nn.Linear`; adapters go on it as on any linear layer.
 
     ``weight`` holds float8_e4m3fn numbers as bytes: so a cast of the model to another type, and peft, which gives an
@@ -77,7 +77,7 @@ class Fp8Linear(torch.nn.Linear):
         made.scale = scale.flatten()
         if made.transposed is not None:
             made.transposed = made.weight.t().contiguous()
-        if linear.bias is not None:
+        if made.bias is not None:
             made.bias.data = linear.bias.detach().to(torch.bfloat16)
         return made
 
@@ -90,7 +90,7 @@ class Fp8Linear(torch.nn.Linear):
         return rows.view(*x.shape[:-1], self.out_features).to(dtype)
 
 
-class _Product(torch.autograd.Function):
+class _Product(torch.autograd.Function):  # type: ignore[misc]
     """``x @ weight.T``, and the gradient of x alone. Keeps nothing of x, nor anything else of its size.
 
     The gradient too is rounded to e4m3: its narrow range is enough when each row has a scale of its own, and it has a

@@ -52,6 +52,11 @@ class Trainee(Protocol):
         ...
 
 
+def compute_precision(spec: TrainingSpec) -> Precision:
+    """What the network computes in: quantized weights are multiplied in bfloat16."""
+    return spec.precision if spec.quantization is Quantization.NONE else Precision.BF16
+
+
 class Milestones:
     """Does what is due at a step and has not been done; the same after a restart as without one."""
 
@@ -70,7 +75,7 @@ class Milestones:
         self._adapter = adapter
         self._progress = progress
         self._device = device
-        self._bf16 = spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE
+        self._bf16 = compute_precision(spec) is Precision.BF16
         self._metrics = Metrics(run_dir)
         self._samples = Samples(run_dir, spec, dataset.sample_prompts)
         self.checkpoints = Checkpoints(run_dir)

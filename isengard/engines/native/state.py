@@ -23,6 +23,7 @@ from isengard.engines.native.dataset import Example
 from isengard.engines.native.flow_matching import draw_sigmas, loss_weights
 from isengard.engines.native.optimizer import build_optimizer, build_scheduler
 from isengard.engines.native.readings import Readings
+from isengard.engines.native.share import Share
 from isengard.engines.native.training_adapter import TrainingAdapter
 
 
@@ -42,11 +43,13 @@ class TrainingState:
         adapter: FamilyAdapter,
         training_adapter: TrainingAdapter,
         image_count: int,
+        share: Share,
     ) -> None:
         self._spec = spec
         self._card = card
         self._adapter = adapter
         self._image_count = image_count
+        self._share = share
         self.denoiser = denoiser
         self._training_adapter = training_adapter
         self._parameters = lora.add_lora(
@@ -72,11 +75,11 @@ class TrainingState:
         return torch.Generator().manual_seed(self._spec.seed << 32 | self.step)
 
     def batch(self, examples: Sequence[Example], micro: int) -> list[int]:
-        """Return the examples of forward pass ``micro`` of the next step."""
+        """Return the examples of forward pass ``micro`` of the next step, those of all devices."""
         if self._order is None:
             self._order = BatchOrder(
                 [example.bucket for example in examples],
-                batch_size=self._spec.batch_size,
+                batch_size=self._spec.batch_size * self._share.count,
                 seed=self._spec.seed,
             )
         return self._order.batch(self._batches + micro)
@@ -84,27 +87,34 @@ class TrainingState:
     def loss(
         self, examples: Sequence[Example], *, no_prompt: PromptEmbeds, generator: torch.Generator
     ) -> Tensor:
-        """Run one forward pass on examples of one bucket and return the weighted mean squared error."""
-        spec, bucket = self._spec, examples[0].bucket
+        """Run one forward pass on this device's share of a batch and return the weighted mean squared error.
+
+        Args:
+            examples: Of one bucket, for all devices: what is drawn for an example does not depend on who gets it.
+            no_prompt: The embeddings of the empty caption.
+            generator: Source of the randomness.
+        """
+        spec, bucket, mine = self._spec, examples[0].bucket, self._share.of(len(examples))
         tokens = self._adapter.tokens(width=bucket.width, height=bucket.height)
         sigma = draw_sigmas(
             len(examples), sampling=spec.timestep_sampling, tokens=tokens, generator=generator
         )
-        sigma = moved(sigma, self._device)
+        sigma = moved(sigma[mine], self._device)
         dropped = torch.rand(len(examples), generator=generator) < spec.caption_dropout
         mirrored = torch.rand(len(examples), generator=generator) < 0.5
         noise = torch.randn(len(examples), *examples[0].latents.shape, generator=generator)
-        noise = moved(noise, self._device)
+        noise = moved(noise[mine], self._device)
+        examples = examples[mine]
         clean = torch.stack(
             [
                 example.mirrored if mirror and example.mirrored is not None else example.latents
-                for example, mirror in zip(examples, mirrored.tolist(), strict=True)
+                for example, mirror in zip(examples, mirrored[mine].tolist(), strict=True)
             ]
         )
         clean = moved(clean, self._device)
         prompts = [
             no_prompt if drop else example.prompt
-            for example, drop in zip(examples, dropped.tolist(), strict=True)
+            for example, drop in zip(examples, dropped[mine].tolist(), strict=True)
         ]
         predicted = self._adapter.predict(
             self.denoiser,
@@ -119,6 +129,7 @@ class TrainingState:
 
     def update(self, *, loss: Tensor) -> None:
         """Apply the gradients. Nothing waits for the device: `rows` tells later what the step was like."""
+        loss = self._share.average(self._parameters, loss)
         limit = self._spec.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         rate = self._optimizer.param_groups[0]["lr"]

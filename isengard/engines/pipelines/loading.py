@@ -30,6 +30,11 @@ class LoadedPipeline:
     adapters: Adapters
     preview_factors: Tensor
 
+    @property
+    def denoiser(self) -> Any:
+        """The part that runs once for each step."""
+        return getattr(self.pipeline, self.family.denoiser)
+
 
 def load_pipeline(
     model: LocalModel, device: torch.device, *, plan: GenerationPlan, report: Report

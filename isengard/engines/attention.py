@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from isengard.domain.model import Family
 from isengard.domain.performance import Attention
 from isengard.errors import InvalidSpec
 
@@ -28,10 +29,14 @@ def attention_backend(attention: Attention) -> Iterator[None]:
         yield
 
 
-def check(attention: Attention, device: torch.device, *, training: bool = False) -> None:
+def check(attention: Attention, device: torch.device, *, family: Family, training: bool = False) -> None:
     """Raise InvalidSpec when this kernel cannot be used: the device or a package lacks, or it has no gradient."""
     if attention is Attention.NATIVE:
         return
+    if family is Family.SDXL:
+        raise InvalidSpec(
+            f"attention {attention} cannot be chosen for SDXL, whose attention PyTorch computes; choose native"
+        )
     if training and attention is Attention.FLASH_3:
         raise InvalidSpec(
             "attention flash_3 cannot train: diffusers' form of it computes no gradient; choose cudnn, "

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from isengard.domain.generation import LocalLora
+from isengard.engines.device import compute_dtype
 from isengard.engines.lora_format import component_of, read_pairs, weights_of
 from isengard.engines.lora_keys import Pairs
 from isengard.errors import LoraRefused
@@ -118,10 +119,8 @@ class Adapters:
             return
         self._loads += 1
         modules = dict(self._denoiser.named_modules())
-        padded = {
-            name: _padded(total.get(name), modules[name], rank, self._denoiser.dtype)
-            for name, rank in room.items()
-        }
+        dtype = compute_dtype(self._pipeline._execution_device)
+        padded = {name: _padded(total.get(name), modules[name], rank, dtype) for name, rank in room.items()}
         self._room = dict(room)
         getattr(self._pipeline, f"load_lora_into_{self._component}")(
             weights_of(padded, self._component),

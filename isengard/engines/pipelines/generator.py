@@ -71,7 +71,7 @@ class PipelineGenerator:
     ) -> Iterator[GeneratedImage]:
         """See `ImageGenerator.generate`. Image i has noise of its own, whatever the count and the batch."""
         plan = self._plan(model.card, spec)
-        attention.check(plan.attention, self._device)
+        attention.check(plan.attention, self._device, family=model.card.family)
         loaded = self._warm(model, plan, report)
         with self._enough_memory(spec, plan):
             self._arrange(loaded, plan)
@@ -88,10 +88,12 @@ class PipelineGenerator:
         size = _batch_size(spec, plan)
         for first in range(0, spec.count, size):
             indices = range(first, min(first + size, spec.count))
+            began = self._clock()
             with self._enough_memory(spec, plan):
                 images = self._made(loaded, plan, spec, indices, encoded, steps)
+            seconds = (self._clock() - began) / len(indices)
             for index, image in zip(indices, images, strict=True):
-                yield GeneratedImage(index=index, seed=_seed(spec, index), image=image)
+                yield GeneratedImage(index=index, seed=_seed(spec, index), image=image, seconds=seconds)
 
     def unload(self) -> None:
         """Free the pipeline's memory."""

@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from PIL.Image import Image
 from rich.table import Table
 
@@ -95,7 +94,6 @@ class Painter:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
     painter = Painter(device=options.device, count=options.count)
     painter.warm_up()
     print(table([compare(painter, steps) for steps in options.steps]))
@@ -106,7 +104,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 20, 28, 50], help="denoising steps")
     parser.add_argument("--count", type=int, default=6, help="seeds for each prompt (default: 6)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
     return parser.parse_args(arguments)
 
 

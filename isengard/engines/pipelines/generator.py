@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,10 @@ class PipelineGenerator:
         steps: "_Steps",
     ) -> list[Image]:
         """The images of one batch. Only what is compiled and wanted so runs compiled."""
-        stance = "default" if plan.compile else "force_eager"
+        plainly = self._is_compiled and not plan.compile
         try:
             with (
-                torch.compiler.set_stance(stance),
+                torch.compiler.set_stance("force_eager") if plainly else nullcontext(),
                 attention.attention_backend(plan.attention),
                 step_cache(loaded.denoiser, spec, loaded.card),
             ):

@@ -11,6 +11,7 @@ from gradio.components import Component
 from gradio.context import Context
 
 from isengard.domain.generation import FoundSettings
+from isengard.domain.performance import StepCache
 from tabs import image_form, image_gallery, image_live
 from tabs.common import PRIVATE, QUIET, Page, handled, remembered, uploaded
 from tabs.frame import Tab
@@ -170,6 +171,10 @@ class ImageTab:
             visible=bool(form["lora"]),
         )
         painted[p.fields["further"]] = image_form.further(form, offered["further"])
+        speeds = [key for _, key in offered["cache"]]
+        painted[p.fields["cache"]] = gr.Radio(
+            choices=offered["cache"], value=form["cache"] if form["cache"] in speeds else StepCache.NONE
+        )
         painted[p.size] = gr.Radio(choices=offered["size"], value=f"{form['width']}x{form['height']}")
         return {
             **painted,

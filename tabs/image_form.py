@@ -10,6 +10,7 @@ from isengard.domain.generation import FoundSettings, ImageSpec, LoraRef
 from isengard.domain.job import Job
 from isengard.domain.lora import Lora
 from isengard.domain.model import ModelCard
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, IsengardError
 from tabs.common import Page
 
@@ -28,10 +29,12 @@ FIELDS = (
     "guidance_scale",
     "seed",
     "count",
+    "cache",
 )
-SPEC_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale", "count")
+SPEC_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale", "count", "cache")
 #: Width to height of the presets.
 RATIOS = {"1:1": 1.0, "4:5": 4 / 5, "3:2": 3 / 2, "16:9": 16 / 9, "9:16": 9 / 16}
+FAST = {StepCache.FIRST_BLOCK: "Fast", StepCache.MAG: "Fast (MagCache)"}
 #: `ImageSpec` takes multiples of this.
 GRID = 16
 MAX_LORAS = 8
@@ -126,6 +129,12 @@ def sizes(card: ModelCard) -> Choices:
     return found
 
 
+def speeds(card: ModelCard, chosen: str) -> Choices:
+    """Exact, and fast where a cache works with the model. A second cache is offered to those who have chosen it."""
+    usable = [cache for cache in card.step_caches if cache is card.step_caches[0] or cache == chosen]
+    return [("Exact", StepCache.NONE), *((FAST[cache], cache) for cache in usable)]
+
+
 def of_card(card: ModelCard) -> dict[str, Any]:
     """The fields a model's card fills in."""
     side = card.resolutions[-1]
@@ -173,6 +182,7 @@ def default_form(page: Page, character: str) -> Form:
         "strength": 1.0,
         "further": {"rows": []},
         "count": 1,
+        "cache": StepCache.NONE,
     }
     newest = next(iter(page.app.images.loras()), None)
     return form | of_character(page, character or (newest.character if newest else ""), form)
@@ -247,6 +257,7 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
         "base_model": models,
         "template": [("From the model", ""), *((one.title, one.name) for one in page.app.images.templates())],
         "size": sizes(card) if card else [],
+        "cache": speeds(card, form["cache"]) if card else [],
     }
 
 

@@ -124,6 +124,14 @@ def _amounts(fields: dict[str, Any]) -> None:
         info=t("image.strength.info"),
         elem_id="image-strength",
     )
+    fields["cache"] = gr.Radio(
+        [],
+        label=t("image.speed"),
+        info=t("image.speed.info"),
+        interactive=True,
+        elem_id="image-speed",
+        elem_classes=["small"],
+    )
 
 
 def _advanced(fields: dict[str, Any]) -> dict[str, Component]:

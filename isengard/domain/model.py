@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from isengard.domain.base import Frozen
+from isengard.domain.performance import StepCache
 
 
 class Family(StrEnum):
@@ -42,6 +43,10 @@ class ModelCard(Frozen):
     generates_with: str | None = Field(
         None, description="card to use this model's LoRAs with; itself when empty"
     )
+    mag_ratios: tuple[float, ...] = Field(
+        (),
+        description="for the step cache mag: how much a step adds, as a share of what the step before added",
+    )
 
     @property
     def trainable(self) -> bool:
@@ -53,6 +58,16 @@ class ModelCard(Frozen):
         if (self.repository is None) == (self.path is None):
             raise ValueError(f"model {self.name!r} needs either a repository or a path, and not both")
         return self
+
+    @property
+    def step_caches(self) -> tuple[StepCache, ...]:
+        """The caches that work with this model, the one to prefer first.
+
+        diffusers has none for SDXL's UNet, and its first-block cache fails on the blocks of FLUX.2 (version 0.42.1).
+        """
+        first_block = (StepCache.FIRST_BLOCK,) if self.family is Family.FLUX else ()
+        mag = (StepCache.MAG,) if self.mag_ratios and self.family is not Family.SDXL else ()
+        return first_block + mag
 
 
 class LocalModel(Frozen):

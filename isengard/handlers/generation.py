@@ -1,13 +1,11 @@
 """Images on request."""
 
-import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from isengard.domain.job import Job, Phase, Progress, Requests
-from isengard.engines.base import GeneratedImage, ImageGenerator, Report
+from isengard.engines.base import ImageGenerator, Report
 from isengard.services.images import read_payload
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -51,22 +49,13 @@ def generate_images(
         )
         facts: dict[str, Any] = {"job_id": job.id, "spec": spec, "prompt": prompt, "loras": used}
         saved += [
-            images.add(one.image, index=done + one.index, seed=one.seed, seconds=seconds, **facts)
-            for one, seconds in _timed(made)
+            images.add(one.image, index=done + one.index, seed=one.seed, seconds=one.seconds, **facts)
+            for one in made
         ]
     preview.unlink(missing_ok=True)
     with suppress(OSError):  # it has something else in it, or never was
         preview.parent.rmdir()
     return {"images": [image.id for image in saved]}
-
-
-def _timed(made: Iterator[GeneratedImage]) -> Iterator[tuple[GeneratedImage, float]]:
-    """Each image with the seconds it took."""
-    began = time.monotonic()
-    for one in made:
-        ended = time.monotonic()
-        yield one, ended - began
-        began = ended
 
 
 def _behind(report: Report, *, done: int, count: int) -> Report:

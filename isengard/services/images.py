@@ -20,6 +20,7 @@ from isengard.domain.generation import (
 from isengard.domain.job import Job, JobKind, Lane
 from isengard.domain.lora import Lora
 from isengard.domain.model import Family, ModelCard
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec
 from isengard.queue.base import JobQueue
 from isengard.store.artifacts import Images, Loras, read_settings
@@ -89,8 +90,8 @@ class ImageService:
 
         Raises:
             NotFound: the model, a LoRA or a checkpoint.
-            InvalidSpec: a model that makes no images here, a size it was not made for, a LoRA of another family,
-                a placeholder nobody fills.
+            InvalidSpec: a model that makes no images here, a size it was not made for, a step cache that does not work
+                with it, a LoRA of another family, a placeholder nobody fills.
             MissingWeights: the base model is not on this machine.
         """
         card = self._catalog.model(spec.base_model)
@@ -100,6 +101,7 @@ class ImageService:
                 f"and {card.title} is of the family {card.family}"
             )
         _check_size(spec, card)
+        _check_cache(spec, card)
         self._weights.locate(card)
         for ref in spec.loras:
             self._check_family(self._loras.get(ref.lora), card)
@@ -242,3 +244,14 @@ def _check_size(spec: ImageSpec, card: ModelCard) -> None:
             raise InvalidSpec(
                 f"{name}: {card.title} was made for {card.resolutions[-1]} pixels and makes at most {largest}, got {value}"
             )
+
+
+def _check_cache(spec: ImageSpec, card: ModelCard) -> None:
+    if spec.cache is StepCache.NONE or spec.cache in card.step_caches:
+        return
+    unknown = spec.cache is StepCache.MAG and card.family is not Family.SDXL
+    reason = "its card has no mag_ratios" if unknown else f"it cannot skip blocks of the family {card.family}"
+    usable = ", ".join([*card.step_caches, StepCache.NONE])
+    raise InvalidSpec(
+        f"cache: {spec.cache} does not work with {card.title}: {reason}; choose one of: {usable}"
+    )

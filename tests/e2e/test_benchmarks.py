@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, resume, train_step
+from benchmarks import engines, resume, step_cache, train_step
 from benchmarks.process import fresh
 from benchmarks.task import Measured, step_seconds
 
@@ -140,3 +140,8 @@ def test_a_failing_process_ends_the_benchmark_with_its_output(tmp_path: Path):
         SystemExit, match=r"benchmarks.train_step --only nothing ended with 2:(.|\n)*invalid choice"
     ):
         fresh("benchmarks.train_step", ["--only", "nothing"])
+
+
+def test_the_step_cache_is_compared_with_exact_images(capsys):
+    step_cache.main(["--steps", "4", "--count", "1"])
+    assert "first_block beside exact, per picture" in capsys.readouterr().out

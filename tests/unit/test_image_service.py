@@ -9,6 +9,7 @@ from isengard.domain.base import validated
 from isengard.domain.generation import ImageSpec, LocalLora, resolve_prompt, with_trigger
 from isengard.domain.job import JobKind, Lane
 from isengard.domain.model import Family
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, MissingWeights, NotFound
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import OFFER_AGE_S, ImageService, read_payload
@@ -140,6 +141,24 @@ def test_a_size_the_model_was_not_made_for_is_refused(service, field):
     spec = service.plan(overrides={"prompt": "x", "base_model": "demo", field: 272})
     with pytest.raises(InvalidSpec, match=f"{field}: .* made for 128 pixels and makes at most 256, got 272"):
         service.submit(spec)
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "reason"),
+    [
+        ("demo", "mag", "its card has no mag_ratios; choose one of: first_block, none"),
+        ("sdxl", "first_block", "it cannot skip blocks of the family sdxl; choose one of: none"),
+    ],
+)
+def test_a_step_cache_that_does_not_work_with_the_model_is_refused(service, model, cache, reason):
+    spec = service.plan(overrides={"base_model": model, "prompt": "x", "cache": cache})
+    with pytest.raises(InvalidSpec, match=reason):
+        service.submit(spec)
+
+
+def test_every_shipped_model_with_ratios_can_use_mag(service):
+    able = [card.name for card, _ in service.models() if StepCache.MAG in card.step_caches]
+    assert able == ["flux1-dev"]
 
 
 def test_an_unknown_lora_model_or_template_is_refused(service):

@@ -1,5 +1,6 @@
 """A diffusers pipeline, loaded part by part and put on its device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,11 @@ class LoadedPipeline:
     adapters: Adapters
     preview_factors: Tensor
 
+    @property
+    def denoiser(self) -> Any:
+        """The part that runs once for each step."""
+        return getattr(self.pipeline, self.family.denoiser)
+
 
 def load_pipeline(
     model: LocalModel, device: torch.device, *, plan: GenerationPlan, report: Report
@@ -61,11 +67,20 @@ def load_pipeline(
                 if name.startswith("text_encoder"):
                     _shrink(parts[name], plan, device=device)
         report(_progress(len(parts), total, "everything to its place"))
-        pipeline = family.pipeline(**parts, **family.options(model.card))
-        pipeline.set_progress_bar_config(disable=True)
-        factors = fit_factors(pipeline.vae.to(device))
-        place(pipeline, family.denoiser, plan, device=device)
+        loaded = assembled(model, parts, plan=plan, device=device)
     report(_progress(total, total, "ready"))
+    return loaded
+
+
+def assembled(
+    model: LocalModel, parts: Mapping[str, Any], *, plan: GenerationPlan, device: torch.device
+) -> LoadedPipeline:
+    """Make a pipeline of components by their names, and put each where the plan wants it."""
+    family = family_of(model.card)
+    pipeline = family.pipeline(**parts, **family.options(model.card))
+    pipeline.set_progress_bar_config(disable=True)
+    factors = fit_factors(pipeline.vae.to(device))
+    place(pipeline, family.denoiser, plan, device=device)
     return LoadedPipeline(
         path=model.path,
         card=model.card,

@@ -45,7 +45,7 @@ class Architecture:
     vae_dtype: torch.dtype = torch.bfloat16
 
 
-class Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped here
     """Sums the bytes of all storages that are made while it is on and are still alive."""
 
     def __init__(self) -> None:
@@ -104,7 +104,9 @@ def flux(*, text_length: int) -> Architecture:
             lambda: CLIPTextModel(CLIPTextConfig(**CLIP_L)),
             lambda: T5EncoderModel(T5Config(**t5, feed_forward_proj="gated-gelu")),
         ),
-        vae=partial(AutoencoderKL, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **VAE),
+        vae=partial(
+            AutoencoderKL, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **VAE
+        ),
         latent_channels=16,
         feed=feed,
         blocks=("transformer_blocks", "single_transformer_blocks"),
@@ -316,7 +318,7 @@ def training_peak(architecture: Architecture, side: int, *, checkpointing: bool)
                 loss = predicted.float().square().mean()
             loss.backward()
         gradients = sum(4 * one.numel() for one in denoiser.parameters() if one.requires_grad)
-        return peak.highest - gradients
+        return int(peak.highest - gradients)
 
 
 def generation_peak(architecture: Architecture, side: int) -> int:
@@ -327,7 +329,7 @@ def generation_peak(architecture: Architecture, side: int) -> int:
         inputs = {name: _in(torch.bfloat16, value) for name, value in architecture.feed(side).items()}
         with torch.no_grad(), Peak() as peak:
             denoiser(**inputs, return_dict=False)
-        return peak.highest
+        return int(peak.highest)
 
 
 def _in(dtype: torch.dtype, value: Any) -> Any:
@@ -346,7 +348,7 @@ def decoding_peak(architecture: Architecture, side: int) -> int:
         )
         with torch.no_grad(), Peak() as peak:
             vae.decode(latents, return_dict=False)
-        return peak.highest
+        return int(peak.highest)
 
 
 def line(count: Callable[[int], int]) -> tuple[float, float]:
@@ -386,9 +388,7 @@ def counted(name: str) -> dict[str, Any]:
 def per_rank(architecture: Architecture, denoiser: Any, targets: str) -> int:
     """Parameters of an adapter of rank 1."""
     layers = chosen_layers(linear_layers(denoiser), architecture.patterns[targets])
-    return sum(
-        layer.in_features + layer.out_features for layer in map(denoiser.get_submodule, layers)
-    )
+    return sum(layer.in_features + layer.out_features for layer in map(denoiser.get_submodule, layers))
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """How much memory a training or an image takes. Counted from a card's ``parts``, and scaled by what was measured here."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import Field
 
 from isengard.domain.base import Frozen
 from isengard.domain.generation import ImageSpec
-from isengard.domain.model import Line, ModelParts
+from isengard.domain.model import Line, ModelCard, ModelParts
 from isengard.domain.performance import GenerationPlan, Offload, Quantization, TextEncoders
 from isengard.domain.training import AI_TOOLKIT, TARGETS, Optimizer, Precision, TrainingSpec
 
@@ -31,10 +30,26 @@ BYTES = {
     Quantization.FP8_MATMUL: 1.02,
     Quantization.NF4: 0.53,
 }
+#: Cards from Ada on multiply in 8 bits.
+FP8_FROM = (8, 9)
 #: Share of a megapixel that is decoded at once in tiles.
 TILE = 0.25
 #: Measured over expected: beyond these a measurement of other settings is not believed.
 BELIEVED = (0.7, 1.5)
+
+
+WORDS = {
+    Quantization.NONE: "full weights",
+    Quantization.INT8: "8-bit weights",
+    Quantization.FP8: "8-bit weights",
+    Quantization.FP8_MATMUL: "8-bit weights and products",
+    Quantization.NF4: "4-bit weights",
+}
+ENCODERS = {
+    TextEncoders.DEVICE: "",
+    TextEncoders.INT8: "prompts encoded in 8 bits",
+    TextEncoders.CPU: "prompts encoded on the CPU",
+}
 
 
 class Kind(StrEnum):
@@ -56,6 +71,12 @@ class Machine(Frozen):
     gpus: int = Field(0, ge=0)
     system_total_bytes: int = Field(ge=0)
     system_free_bytes: int = Field(ge=0, description="that jobs of ours can have")
+
+    @property
+    def eight_bits(self) -> Quantization:
+        """How it computes best with weights in 8 bits."""
+        fast = self.compute_capability is not None and self.compute_capability >= FP8_FROM
+        return Quantization.FP8_MATMUL if fast else Quantization.INT8
 
     def room(self) -> int:
         """Bytes of the device for tensors."""
@@ -103,6 +124,10 @@ class Corrections(Frozen):
         """Whether a job with these settings was measured."""
         given = (task, model, device, settings)
         return any((peak.task, peak.model, peak.device, peak.settings) == given for peak in self.peaks)
+
+
+#: Of a machine that is new to us.
+NOTHING_MEASURED = Corrections()
 
 
 def training_key(spec: TrainingSpec) -> str:
@@ -161,7 +186,9 @@ def training_bytes(parts: ModelParts, spec: TrainingSpec, kind: Kind) -> int:
         parts, spec.quantization, streamed=spec.streamed_blocks, wide=precise
     ) + adapter_bytes(parts, spec)
     megapixels = max(spec.resolutions) ** 2 / MIB
-    activations = _at(parts.training_checkpointed if spec.gradient_checkpointing else parts.training, megapixels)
+    activations = _at(
+        parts.training_checkpointed if spec.gradient_checkpointing else parts.training, megapixels
+    )
     if spec.quantization is not Quantization.NONE:
         activations *= QUANTIZED_ACTIVATIONS
     step = weights + activations * spec.batch_size * (2 if precise else 1)
@@ -217,6 +244,29 @@ def generation_system_bytes(parts: ModelParts, plan: GenerationPlan) -> int:
     return PROCESS_BYTES + (encoders if plan.text_encoders is TextEncoders.CPU else 0)
 
 
-def believe(corrections: Corrections, peaks: Sequence[Peak]) -> Corrections:
-    """With further measurements."""
-    return Corrections(peaks=(*corrections.peaks, *peaks))
+class Cost:
+    """What a training or an image takes on a machine, by all that is known of it."""
+
+    def __init__(
+        self, card: ModelCard, parts: ModelParts, machine: Machine, corrections: Corrections
+    ) -> None:
+        self._card, self._parts, self.machine, self._corrections = card, parts, machine, corrections
+
+    def training(self, spec: TrainingSpec) -> int:
+        """The peak on the device."""
+        named = {"task": Task.TRAINING, "model": self._card.name, "device": self.machine.name}
+        factor = self._corrections.factor(**named, settings=training_key(spec))  # type: ignore[arg-type]  # each by its name
+        return int(training_bytes(self._parts, spec, self.machine.kind) * factor)
+
+    def generation(self, spec: ImageSpec, plan: GenerationPlan) -> int:
+        """The peak on the device."""
+        named = {"task": Task.GENERATION, "model": self._card.name, "device": self.machine.name}
+        factor = self._corrections.factor(**named, settings=generation_key(spec, plan))  # type: ignore[arg-type]  # each by its name
+        size = spec.width * spec.height / MIB
+        counted = generation_bytes(self._parts, plan, megapixels=size, kind=self.machine.kind)
+        return int(counted * factor)
+
+
+def gb(count: float) -> str:
+    """``10.9 GB``."""
+    return f"{count / GB:.1f} GB"

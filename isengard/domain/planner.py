@@ -3,30 +3,27 @@
 Every way has one cost, whatever the machine: so more memory never gives a later way.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import Field
 
 from isengard.domain.base import Frozen
-from isengard.domain.generation import ImageSpec
 from isengard.domain.memory import (
-    GB,
-    MIB,
+    ENCODERS,
+    NOTHING_MEASURED,
+    WORDS,
     Corrections,
+    Cost,
     Kind,
     Machine,
     Task,
-    generation_bytes,
-    generation_key,
-    generation_system_bytes,
-    training_bytes,
+    gb,
     training_key,
     training_system_bytes,
 )
 from isengard.domain.model import Family, ModelCard, ModelParts
-from isengard.domain.performance import GenerationPlan, Offload, Quantization, TextEncoders
+from isengard.domain.performance import Quantization, TextEncoders
 from isengard.domain.training import AI_TOOLKIT, TrainingSpec
 
 #: Fields of a training that the planner fills where nobody else did.
@@ -42,27 +39,6 @@ PLANNED_AI_TOOLKIT = frozenset({"quantization", "gradient_checkpointing", "resol
 STREAMED_IN_8_BITS = 1 / 3
 #: A larger model would take minutes for a step on a CPU.
 LARGEST_ON_CPU = 10**9
-#: Cards from Ada on multiply in 8 bits.
-FP8_FROM = (8, 9)
-MAX_BATCH = 4
-
-WORDS = {
-    Quantization.NONE: "full weights",
-    Quantization.INT8: "8-bit weights",
-    Quantization.FP8: "8-bit weights",
-    Quantization.FP8_MATMUL: "8-bit weights and products",
-    Quantization.NF4: "4-bit weights",
-}
-ENCODERS = {
-    TextEncoders.DEVICE: "",
-    TextEncoders.INT8: "prompts encoded in 8 bits",
-    TextEncoders.CPU: "prompts encoded on the CPU",
-}
-OFFLOADS = {
-    Offload.NONE: "",
-    Offload.MODEL: "one part on the device at a time",
-    Offload.BLOCKS: "one block on the device at a time",
-}
 
 
 class TrainingPlan(Frozen):
@@ -71,41 +47,14 @@ class TrainingPlan(Frozen):
     spec: TrainingSpec
     fits: bool
     words: str = Field(description="the plan in a line")
-    reasons: tuple[str, ...] = Field((), description="one sentence each; the first says what is wrong, if anything")
+    reasons: tuple[str, ...] = Field(
+        (), description="one sentence each; the first says what is wrong, if anything"
+    )
     expected_peak_bytes: int = Field(0, description="on the device, of tensors; 0 when nothing is known")
     expected_system_bytes: int = 0
     room_bytes: int = Field(0, description="of the device, for tensors")
+    possible: bool = Field(True, description="it may be tried: the count says no, the device is large enough")
     measured: bool = Field(False, description="the peak was measured here with these settings")
-
-
-class ImagePlan(Frozen):
-    """The same of a request for images."""
-
-    plan: GenerationPlan
-    fits: bool
-    words: str = ""
-    reasons: tuple[str, ...] = ()
-    room_bytes: int = 0
-    measured: bool = False
-
-
-class _Cost:
-    """What a training takes on a machine, by what is known of it."""
-
-    def __init__(self, card: ModelCard, parts: ModelParts, machine: Machine, corrections: Corrections) -> None:
-        self._card, self._parts, self.machine, self._corrections = card, parts, machine, corrections
-
-    def training(self, spec: TrainingSpec) -> int:
-        named = {"task": Task.TRAINING, "model": self._card.name, "device": self.machine.name}
-        factor = self._corrections.factor(**named, settings=training_key(spec))  # type: ignore[arg-type]  # each by its name
-        return int(training_bytes(self._parts, spec, self.machine.kind) * factor)
-
-    def generation(self, spec: ImageSpec, plan: GenerationPlan) -> int:
-        named = {"task": Task.GENERATION, "model": self._card.name, "device": self.machine.name}
-        factor = self._corrections.factor(**named, settings=generation_key(spec, plan))  # type: ignore[arg-type]  # each by its name
-        size = spec.width * spec.height / MIB
-        counted = generation_bytes(self._parts, plan, megapixels=size, kind=self.machine.kind)
-        return int(counted * factor)
 
 
 def plan_training(
@@ -114,7 +63,7 @@ def plan_training(
     machine: Machine,
     *,
     fixed: Collection[str] = (),
-    corrections: Corrections = Corrections(),
+    corrections: Corrections = NOTHING_MEASURED,
     below: int | None = None,
 ) -> TrainingPlan:
     """Fill the fields in `PLANNED` that are not ``fixed``, so that the training fits into the machine.
@@ -130,13 +79,14 @@ def plan_training(
     parts = card.parts
     if parts is None:
         return TrainingPlan(spec=wishes, fits=True, words=_training_words(wishes, card))
-    cost = _Cost(card, parts, machine, corrections)
+    cost = Cost(card, parts, machine, corrections)
     if machine.kind is Kind.CPU and parts.denoiser > LARGEST_ON_CPU:
         return TrainingPlan(
             spec=wishes,
             fits=False,
             words=_training_words(wishes, card),
             reasons=(f"{card.title} needs a GPU to be trained: on a CPU a step would take minutes.",),
+            possible=False,
             room_bytes=machine.room(),
         )
     last = wishes
@@ -153,6 +103,7 @@ def plan_training(
         expected_peak_bytes=cost.training(last),
         expected_system_bytes=training_system_bytes(parts, last),
         room_bytes=machine.room(),
+        possible=bool(set(fixed) & PLANNED) and cost.training(last) <= machine.total_bytes,
     )
 
 
@@ -166,10 +117,12 @@ def _training_ways(
     """Every way to run it, best first."""
     free = (PLANNED_AI_TOOLKIT if wishes.engine == AI_TOOLKIT else PLANNED) - set(fixed)
     for sides in _resolutions(wishes, free):
-        for batch in _batches(wishes, free):
-            for held in _held(wishes, card, parts, machine, free):
+        for held in _held(wishes, card, parts, machine, free):
+            for batch in _batches(wishes, free):
                 for place in _places(wishes, machine, free):
-                    yield wishes.model_copy(update={"resolutions": sides, **batch, **held, "text_encoders": place})
+                    yield wishes.model_copy(
+                        update={"resolutions": sides, **batch, **held, "text_encoders": place}
+                    )
 
 
 def _resolutions(wishes: TrainingSpec, free: Collection[str]) -> list[tuple[int, ...]]:
@@ -203,7 +156,10 @@ def _held(
     if machine.kind is Kind.CUDA and wishes.engine != AI_TOOLKIT:
         ladder += [(Quantization.NF4, True, count) for count in (0, *streams)]
     if "quantization" not in free:
-        ladder = [(wishes.quantization, on, count) for on, count in ((False, 0), (True, 0), *((True, count) for count in streams))]
+        ladder = [
+            (wishes.quantization, on, count)
+            for on, count in ((False, 0), (True, 0), *((True, count) for count in streams))
+        ]
     for quantization, checkpointing, count in ladder:
         made = {
             "quantization": quantization,
@@ -222,8 +178,7 @@ def _eight_bits(card: ModelCard, wishes: TrainingSpec, machine: Machine) -> list
         return [] if card.family is Family.SDXL else [Quantization.INT8]
     if machine.kind is Kind.MPS:
         return []
-    fast = machine.compute_capability is not None and machine.compute_capability >= FP8_FROM
-    return [Quantization.FP8_MATMUL if fast else Quantization.INT8]
+    return [machine.eight_bits]
 
 
 def _places(wishes: TrainingSpec, machine: Machine, free: Collection[str]) -> tuple[TextEncoders, ...]:
@@ -237,7 +192,7 @@ def _training_plan(
     parts: ModelParts,
     wishes: TrainingSpec,
     spec: TrainingSpec,
-    cost: _Cost,
+    cost: Cost,
     corrections: Corrections,
 ) -> TrainingPlan:
     machine = cost.machine
@@ -266,7 +221,7 @@ def _training_words(spec: TrainingSpec, card: ModelCard) -> str:
     return ", ".join(part for part in said if part)
 
 
-def _training_reasons(wishes: TrainingSpec, spec: TrainingSpec, cost: _Cost) -> Iterator[str]:
+def _training_reasons(wishes: TrainingSpec, spec: TrainingSpec, cost: Cost) -> Iterator[str]:
     """Why the plan is not the plain one: each step down, with what it would take without it."""
     room = cost.machine.room()
     if dropped := [side for side in wishes.resolutions if side not in spec.resolutions]:
@@ -296,7 +251,7 @@ def _why_not(
     parts: ModelParts,
     wishes: TrainingSpec,
     smallest: TrainingSpec,
-    cost: _Cost,
+    cost: Cost,
     fixed: Collection[str],
 ) -> Iterator[str]:
     machine = cost.machine
@@ -315,7 +270,7 @@ def _why_not(
             chosen, better = getattr(wishes, name), getattr(way.spec, name)
             yield f"Your choice of {name} ({_value(chosen)}) stands in the way; {_value(better)} would fit."
             return
-    if fixed & PLANNED if isinstance(fixed, frozenset | set) else set(fixed) & PLANNED:
+    if set(fixed) & PLANNED:
         way = plan_training(card, wishes, machine)
         if way.fits:
             yield f"Without your choices this would fit: {way.words}."
@@ -325,11 +280,6 @@ def _value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def gb(count: float) -> str:
-    """``10.9 GB``."""
-    return f"{count / GB:.1f} GB"
-
-
 def changes(tried: TrainingSpec, spec: TrainingSpec) -> dict[str, Any]:
     """The planned fields of ``spec`` that are not as tried, as JSON values."""
     new, old = spec.model_dump(mode="json"), tried.model_dump(mode="json")
@@ -337,12 +287,12 @@ def changes(tried: TrainingSpec, spec: TrainingSpec) -> dict[str, Any]:
 
 
 def plan_after_out_of_memory(
-    card: ModelCard, tried: TrainingSpec, machine: Machine, *, corrections: Corrections = Corrections()
+    card: ModelCard, tried: TrainingSpec, machine: Machine, *, corrections: Corrections = NOTHING_MEASURED
 ) -> TrainingPlan:
     """The next smaller plan that should fit, now that this one did not."""
     if card.parts is None:
         return plan_training(card, tried, machine)
-    expected = _Cost(card, card.parts, machine, corrections).training(tried)
+    expected = Cost(card, card.parts, machine, corrections).training(tried)
     # What was tried took all there is; everything else is taken to be as much above its count.
     beyond = max(1.0, machine.room() / max(expected, 1))
     return plan_training(
@@ -352,100 +302,3 @@ def plan_after_out_of_memory(
         corrections=corrections,
         below=int(min(machine.room() / beyond, expected) * 0.98),
     )
-
-
-def plan_generation(
-    card: ModelCard, spec: ImageSpec, machine: Machine, *, corrections: Corrections = Corrections()
-) -> ImagePlan:
-    """How to hold a model for a request: ``spec.performance`` is kept, the rest planned around it."""
-    chosen = {name: value for name, value in spec.performance if value is not None}
-    parts = card.parts
-    if parts is None:
-        plan = GenerationPlan(**chosen)
-        return ImagePlan(plan=plan, fits=True, words=_image_words(plan))
-    cost, last = _Cost(card, parts, machine, corrections), GenerationPlan(**chosen)
-    for way in _image_ways(parts, spec, machine, chosen):
-        last = way.model_copy(update={"expected_peak_bytes": cost.generation(spec, way)})
-        if last.expected_peak_bytes <= machine.room() and _waits(parts, way, machine):
-            return _image_plan(card, spec, last, cost, corrections)
-    need = cost.generation(spec, last)
-    said = [
-        f"{card.title} at {spec.width} x {spec.height} does not fit: the smallest way takes {gb(need)},"
-        f" and {machine.name} has {gb(machine.room())} for it."
-        if need > machine.room()
-        else f"{card.title} does not fit: {gb(generation_system_bytes(parts, last))} of system memory are needed,"
-        f" and {gb(machine.system_room())} are free."
-    ]
-    if chosen:
-        said.append(f"Your choices were kept: {', '.join(f'{name} {value}' for name, value in chosen.items())}.")
-    return ImagePlan(plan=last, fits=False, words=_image_words(last), reasons=tuple(said), room_bytes=machine.room())
-
-
-def _waits(parts: ModelParts, plan: GenerationPlan, machine: Machine) -> bool:
-    return machine.kind is not Kind.CUDA or generation_system_bytes(parts, plan) <= machine.system_room()
-
-
-def _image_ways(
-    parts: ModelParts, spec: ImageSpec, machine: Machine, chosen: Mapping[str, Any]
-) -> Iterator[GenerationPlan]:
-    for quantization, offload, place in _image_ladder(parts, machine):
-        for tiling in (False, True):
-            for batch in range(min(spec.count, MAX_BATCH) if offload is Offload.NONE else 1, 0, -1):
-                way = {
-                    "quantization": quantization, "offload": offload, "text_encoders": place,
-                    "vae_tiling": tiling, "batch_size": batch,
-                }  # fmt: skip
-                if tiling and batch > 1:
-                    continue
-                yield GenerationPlan(**{**way, **chosen})
-
-
-def _image_ladder(
-    parts: ModelParts, machine: Machine
-) -> Iterator[tuple[Quantization, Offload, TextEncoders]]:
-    """Ways to hold the parts, best first: whole weights, then fewer bits, then block after block."""
-    yield Quantization.NONE, Offload.NONE, TextEncoders.DEVICE
-    if machine.kind is not Kind.CUDA:
-        return
-    fast = machine.compute_capability is not None and machine.compute_capability >= FP8_FROM
-    eight = Quantization.FP8_MATMUL if fast else Quantization.INT8
-    for quantization in (Quantization.NONE, eight, Quantization.NF4):
-        for offload in (Offload.NONE, Offload.MODEL):
-            for place in (TextEncoders.DEVICE, TextEncoders.INT8):
-                yield quantization, offload, place
-    yield Quantization.NF4, Offload.MODEL, TextEncoders.CPU
-    if parts.blocks:
-        yield eight, Offload.BLOCKS, TextEncoders.CPU
-        yield Quantization.NF4, Offload.BLOCKS, TextEncoders.CPU
-
-
-def _image_plan(
-    card: ModelCard, spec: ImageSpec, plan: GenerationPlan, cost: _Cost, corrections: Corrections
-) -> ImagePlan:
-    machine, reasons = cost.machine, []
-    for simpler, worse in pairwise((GenerationPlan(), plan.model_copy(update={"batch_size": 1}))):
-        without = cost.generation(spec, simpler)
-        if simpler.model_dump(exclude={"expected_peak_bytes"}) != worse.model_dump(exclude={"expected_peak_bytes"}):
-            reasons.append(f"Whole on the device it would take {gb(without)} of the {gb(machine.room())} there are.")
-    if machine.kind is Kind.CPU:
-        reasons.append("There is no GPU: an image takes minutes.")
-    key = {"task": Task.GENERATION, "model": card.name, "device": machine.name}
-    return ImagePlan(
-        plan=plan,
-        fits=True,
-        words=_image_words(plan),
-        reasons=tuple(reasons),
-        room_bytes=machine.room(),
-        measured=corrections.knows(**key, settings=generation_key(spec, plan)),  # type: ignore[arg-type]  # each by its name
-    )
-
-
-def _image_words(plan: GenerationPlan) -> str:
-    said = [
-        WORDS[plan.quantization],
-        OFFLOADS[plan.offload],
-        ENCODERS[plan.text_encoders],
-        "decoded in tiles" if plan.vae_tiling else "",
-        f"{plan.batch_size} images at once" if plan.batch_size > 1 else "",
-    ]
-    return ", ".join(part for part in said if part)

@@ -49,7 +49,7 @@ class View:
             "form": setup["form"],
             "engine": engine_notice(self._page.app.ai_toolkit),
             "estimate": setup["estimate"],
-            "start": bool(choice.character),
+            "start": bool(choice.character) and setup["startable"],
             **self._run(job, titles, presets),
             "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
             "generate": self._made(job, choice.character),
@@ -80,6 +80,7 @@ class View:
             ahead=jobs.ahead(job.id) if job.status is JobStatus.QUEUED else 0,
             last_step=max((row["step"] for row in rows), default=0),
             checkpoints=tuple(jobs.checkpoints(job.id)),
+            remedy=self._page.app.training.remedy(job.id),
         )
         pictures = {
             key: (self._page.pictures.thumbnail(path), self._page.pictures.whole(path))

@@ -107,7 +107,6 @@ def _image_ladder(
                 yield quantization, offload, place
     yield Quantization.NF4, Offload.MODEL, TextEncoders.CPU
     if parts.blocks:
-        yield eight, Offload.BLOCKS, TextEncoders.CPU
         yield Quantization.NF4, Offload.BLOCKS, TextEncoders.CPU
 
 

@@ -268,5 +268,5 @@ class Cost:
 
 
 def gb(count: float) -> str:
-    """``10.9 GB``."""
-    return f"{count / GB:.1f} GB"
+    """``10.9 GB``, as drivers and shops count: a card of 12 GB has 12 x 2**30 bytes."""
+    return f"{count / 2**30:.1f} GB"

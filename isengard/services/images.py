@@ -104,13 +104,13 @@ class ImageService:
                 f"and {card.title} is of the family {card.family}"
             )
         _check_size(spec, card)
-        fit = self._planning.images(card, spec)
-        if not fit.fits:
-            raise InvalidSpec(" ".join(fit.reasons))
         self._weights.locate(card)
         for ref in spec.loras:
             self._check_family(self._loras.get(ref.lora), card)
         prompt = resolve_prompt(spec.prompt, self.local_loras(spec))
+        fit = self._planning.images(card, spec)
+        if not fit.fits:
+            raise InvalidSpec(" ".join(fit.reasons))
         payload = {"spec": spec.model_dump(mode="json"), "prompt": prompt}
         return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE)
 

@@ -162,10 +162,10 @@ class TrainingService:
             character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
         )
         spec = plan.spec
-        if not plan.fits and not plan.possible:
-            raise InvalidSpec(" ".join(plan.reasons))
         self._weights.locate_to_train(self._catalog.model(base_model))
         images = self._characters.training_images(character_id)
+        if not plan.fits and not plan.possible:
+            raise InvalidSpec(" ".join(plan.reasons))
         name = self._characters.get(character_id).name
         return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
 
@@ -224,8 +224,12 @@ class TrainingService:
         job = self._queue.get(job_id)
         if job.error is None or job.error.code != OutOfMemory.code or job.kind is not JobKind.TRAIN_LORA:
             return None
-        tried = read_payload(job)[0]
-        plan = self._planning.after_out_of_memory(self._catalog.model(tried.base_model), tried)
+        try:
+            tried = read_payload(job)[0]
+            card = self._catalog.model(tried.base_model)
+        except (InvalidSpec, NotFound):  # of another time
+            return None
+        plan = self._planning.after_out_of_memory(card, tried)
         made = changes(tried, plan.spec)
         return Remedy(changes=made, words=plan.words) if plan.fits and made else None
 
@@ -244,6 +248,20 @@ class TrainingService:
             sample_resolution=card.resolutions[0],
         )
         return self._planning.training(card, wishes)
+
+    def recommended(self) -> str:
+        """The name of the largest model that can be trained here without a licence page; empty when there is none."""
+        fitting = [
+            card
+            for card in self._catalog.models()
+            if card.trains
+            and card.repository
+            and not card.gated
+            and card.parts
+            and self.available_engines(card)
+            if (plan := self.fit(card.name)) and plan.fits
+        ]
+        return max(fitting, key=lambda card: card.parts.denoiser if card.parts else 0).name if fitting else ""
 
     def extend(self, job_id: str, steps: int) -> Job:
         """Train a succeeded LoRA further, to ``steps`` in all: a new job from the last checkpoint. The old one stays.

@@ -50,6 +50,12 @@ class Setup:
         characters = [(character.name, character.id) for character in self._page.app.characters.list()]
         return {**self._known(), "characters": characters}
 
+    def first_ready(self) -> str:
+        """The first model to choose from whose weights are here; empty when there is none."""
+        known, weights = self._known(), self._page.app.weights
+        ready = (name for _, name in known["models"] if weights.status(known["cards"][name]).ready)
+        return next(ready, "")
+
     def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
         """The form's values and the estimate; ``jobs``: what has to change for the estimate to be made anew."""
         if problem := self._known()["problem"]:
@@ -179,8 +185,8 @@ def offered(training: TrainingService, cards: Sequence[ModelCard]) -> list[tuple
 
 def _label(card: ModelCard, plan: TrainingPlan, best: str) -> str:
     if not plan.fits:
-        return f"{card.title} (not on this machine)"
-    return f"{card.title} (recommended here)" if card.name == best else card.title
+        return f"{card.title} · does not fit here"
+    return f"{card.title} · recommended here" if card.name == best else card.title
 
 
 def _asked(choice: Choice, overrides: dict[str, Any]) -> dict[str, Any]:

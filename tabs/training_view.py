@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class View:
         jobs = list(self._page.app.jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=HISTORY + 20))
         job = shown(jobs, chosen)
         choices = self.setup.choices()
+        if job is None and not asked.model:  # what can be tried at once
+            asked = replace(asked, model=self.setup.first_ready())
         choice = filled(asked, choices, job)
         given = training_fields.overrides(form)
         stamp = tuple((one.id, one.status) for one in jobs)

@@ -8,6 +8,7 @@ import typer
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
+from isengard.cli.train import tell
 from isengard.services.images import ImageService
 
 _LORA = re.compile(r"(?P<lora>[\w-]+)(:(?P<strength>-?\d+(\.\d+)?))?(@(?P<step>\d+))?")
@@ -94,7 +95,10 @@ def generate(  # noqa: PLR0913 - each is an option
         err.print(
             "the prompt calls up no LoRA; put [trigger] [class] where the character should be", markup=False
         )
+    fit = app.images.fit(spec)
     job = app.images.submit(spec)
+    if fit.peak_bytes and not as_json:
+        tell(fit, app.planning.machine().total_bytes)
     if not detach:
         with working(app):
             finish(app, job.id)

@@ -42,6 +42,10 @@ class ImagePlan(Frozen):
     room_bytes: int = 0
     measured: bool = Field(False, description="the peak was measured here with these settings")
 
+    @property
+    def peak_bytes(self) -> int:
+        return self.plan.expected_peak_bytes
+
 
 def plan_generation(
     card: ModelCard, spec: ImageSpec, machine: Machine, *, corrections: Corrections = NOTHING_MEASURED

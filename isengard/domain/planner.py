@@ -56,6 +56,10 @@ class TrainingPlan(Frozen):
     possible: bool = Field(True, description="it may be tried: the count says no, the device is large enough")
     measured: bool = Field(False, description="the peak was measured here with these settings")
 
+    @property
+    def peak_bytes(self) -> int:
+        return self.expected_peak_bytes
+
 
 def plan_training(
     card: ModelCard,

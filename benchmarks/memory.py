@@ -359,25 +359,27 @@ def line(count: Callable[[int], int]) -> tuple[float, float]:
     return large - slope * pixels[1], slope
 
 
-def counted(name: str) -> dict[str, Any]:
-    """Every figure of a card's ``parts``."""
-    architecture = MODELS[name]()
+def parameter_counts(architecture: Architecture) -> dict[str, Any]:
+    """The figures of a card's ``parts`` that say how large it is."""
     denoiser = built(architecture.denoiser)
     sizes = [parameters(block) for group in architecture.blocks for block in denoiser.get_submodule(group)]
     linear = [layer for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear)]
-    facts: dict[str, Any] = {
+    return {
         "denoiser": parameters(denoiser),
+        "quantizable": sum(sizes) or sum(layer.weight.numel() for layer in linear),
         "blocks": len(sizes),
-        "in_blocks": sum(sizes),
-        "largest_block": max(sizes, default=0),
         "smallest_block": min(sizes, default=0),
-        "linear": sum(layer.weight.numel() for layer in linear),
-        "text_encoders": [parameters(built(one)) for one in architecture.text_encoders],
+        "largest_block": max(sizes, default=0),
+        "text_encoders": tuple(parameters(built(one)) for one in architecture.text_encoders),
         "vae": parameters(built(architecture.vae)),
         "adapter_per_rank": {targets: per_rank(architecture, denoiser, targets) for targets in TARGETS},
     }
+
+
+def activations(architecture: Architecture) -> dict[str, tuple[float, float]]:
+    """The figures that say what computing with it takes; minutes for a large model."""
     with as_on_a_gpu():
-        return facts | {
+        return {
             "training": line(partial(training_peak, architecture, checkpointing=False)),
             "training_checkpointed": line(partial(training_peak, architecture, checkpointing=True)),
             "generation": line(partial(generation_peak, architecture)),
@@ -392,10 +394,11 @@ def per_rank(architecture: Architecture, denoiser: Any, targets: str) -> int:
 
 
 def main() -> None:
-    """Print the figures of each model."""
+    """Print the figures of the models that are named, or of all."""
     for name in sys.argv[1:] or MODELS:
+        architecture = MODELS[name]()
         print(name)
-        for key, value in counted(name).items():
+        for key, value in {**parameter_counts(architecture), **activations(architecture)}.items():
             print(f"  {key}: {value}")
 
 

@@ -46,7 +46,7 @@ def view(page: Page, base_model: str, width: float, height: float, count: float)
         "words": made.words if made.fits else " ".join(made.reasons),
         "fits": made.fits,
         "measured": made.measured,
-        "peak": f"{made.peak_bytes / GIB:.1f}",
+        "peak": f"{max(made.peak_bytes / GIB, 0.1):.1f}",
         "total": f"{total / GIB:.0f} GB",
     }
 

@@ -204,7 +204,7 @@ def plan_view(plan: TrainingPlan, machine: Machine) -> dict[str, Any]:
         return {}
     return {
         "words": plan.words,
-        "peak": f"{plan.expected_peak_bytes / GIB:.1f}",
+        "peak": f"{max(plan.expected_peak_bytes / GIB, 0.1):.1f}",
         "total": f"{machine.total_bytes / GIB:.0f} GB",
         "percent": min(100, round(100 * plan.expected_peak_bytes / max(machine.total_bytes, 1))),
         "fits": plan.fits,

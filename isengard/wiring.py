@@ -9,7 +9,7 @@ from typing import Any
 from isengard.domain.generation import ImageSpec
 from isengard.domain.job import Job, JobKind
 from isengard.domain.model import Family, ModelCard
-from isengard.domain.performance import GenerationPlan, Offload
+from isengard.domain.performance import GenerationPlan
 from isengard.domain.training import AI_TOOLKIT, NATIVE
 from isengard.engines.base import IdentityScorer, Report
 from isengard.queue.base import JobQueue
@@ -18,12 +18,15 @@ from isengard.services.ai_toolkit import AiToolkitService
 from isengard.services.characters import CharacterService
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
+from isengard.services.machine import Machine
+from isengard.services.planning import Planning
 from isengard.services.training import Engine, TrainingService
 from isengard.settings import ASSETS, Settings
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
+from isengard.store.memory import Peaks
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
@@ -44,6 +47,8 @@ class Application:
     ai_toolkit: AiToolkitService
     images: ImageService
     jobs: JobService
+    machine: Machine
+    planning: Planning
 
 
 def build(settings: Settings) -> Application:
@@ -57,6 +62,8 @@ def build(settings: Settings) -> Application:
         )
     )
     ai_toolkit = AiToolkitService(checkout=_checkout(settings))
+    machine = Machine(device=settings.device)
+    planning = Planning(machine=machine.facts, corrections=_peaks(settings).read)
     return Application(
         settings=settings,
         queue=queue,
@@ -72,6 +79,7 @@ def build(settings: Settings) -> Application:
                 NATIVE: Engine(TRAINS[NATIVE]),
                 AI_TOOLKIT: Engine(TRAINS[AI_TOOLKIT], absence=ai_toolkit.absence),
             },
+            planning=planning,
             runs_dir=settings.runs_dir,
         ),
         ai_toolkit=ai_toolkit,
@@ -82,8 +90,11 @@ def build(settings: Settings) -> Application:
             loras=_loras(settings),
             images=_images(settings),
             families=GENERATES,
+            planning=planning,
         ),
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
+        machine=machine,
+        planning=planning,
     )
 
 
@@ -92,7 +103,7 @@ def build_handlers(
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
     from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
-    from isengard.engines.device import GIB, choose_device, free_memory
+    from isengard.engines.device import choose_device, cuda_machine, reset_peak
     from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
     from isengard.engines.native.flux2 import Flux2Adapter
@@ -101,6 +112,7 @@ def build_handlers(
     from isengard.engines.pipelines.generator import PipelineGenerator
     from isengard.engines.pipelines.verifier import PipelineVerifier
     from isengard.handlers.generation import generate_images
+    from isengard.handlers.memory import MemoryBook
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
@@ -110,9 +122,16 @@ def build_handlers(
         Family.SDXL: SdxlAdapter,
     }
 
-    def plan(card: ModelCard, _spec: ImageSpec) -> GenerationPlan:
-        short = device.type == "cuda" and free_memory(device) < card.generate_memory_gb * GIB
-        return GenerationPlan(offload=Offload.MODEL if short else Offload.NONE)
+    peaks = _peaks(settings)
+    facts = application.machine.facts
+    planning = Planning(
+        machine=partial(cuda_machine, device, facts) if device.type == "cuda" else facts,
+        corrections=peaks.read,
+    )
+    book = MemoryBook(planning=planning, peaks=peaks, reset=partial(reset_peak, device))
+
+    def plan(card: ModelCard, spec: ImageSpec) -> GenerationPlan:
+        return planning.images(card, spec).plan
 
     generator = PipelineGenerator(device=device, plan=plan)
     loras = _loras(settings)
@@ -131,6 +150,7 @@ def build_handlers(
             loras=loras,
             runs_dir=settings.runs_dir,
             cache_dir=settings.cache_dir,
+            memory=book,
         ),
         JobKind.GENERATE_IMAGES: partial(
             generate_images,
@@ -140,6 +160,7 @@ def build_handlers(
             loras=loras,
             images=_images(settings),
             runs_dir=settings.runs_dir,
+            memory=book,
         ),
     }
 
@@ -168,6 +189,10 @@ def _loras(settings: Settings) -> Loras:
     return Loras(
         loras_dir=settings.loras_dir, runs_dir=settings.runs_dir, trash_dir=settings.trash_dir / "loras"
     )
+
+
+def _peaks(settings: Settings) -> Peaks:
+    return Peaks(settings.data_dir / "memory.json")
 
 
 def _images(settings: Settings) -> Images:

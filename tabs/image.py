@@ -12,7 +12,7 @@ from gradio.context import Context
 
 from isengard.domain.generation import FoundSettings
 from isengard.domain.performance import StepCache
-from tabs import image_form, image_gallery, image_live
+from tabs import image_fit, image_form, image_gallery, image_live
 from tabs.common import PRIVATE, QUIET, Page, handled, remembered, uploaded
 from tabs.frame import Tab
 from tabs.image_form import FIELDS, Form
@@ -301,6 +301,7 @@ class ImageTab:
         sides = [p.fields["width"], p.fields["height"]]
         p.size.input(None, p.size, sides, js=TAKE_SIZE, **QUIET)
         gr.on([side.change for side in sides], None, sides, p.size, js=SHOW_SIZE, **QUIET)
+        image_fit.wire(self._page, p.fields, p.fit)
         p.random.click(None, None, p.fields["seed"], js="() => ''", **QUIET)
         p.reuse.click(self.reuse_seed, None, p.fields["seed"], **SILENT)
         p.look.opened(handled(self.open), [p.selected, p.filled], self._form_outputs(), **SILENT).then(

@@ -12,6 +12,7 @@ from isengard.domain.lora import Lora
 from isengard.domain.model import ModelCard
 from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, IsengardError
+from tabs import image_fit
 from tabs.common import Page
 
 #: The form's fields, in the order in which handlers get them. Those of `ImageSpec` have its names.
@@ -246,8 +247,7 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
     loras = page.app.images.loras()
     own = [lora for lora in loras if lora.character == form["character"]]
     models = [
-        (card.title + ("" if ready else " · not on this machine"), card.name)
-        for card, ready in page.app.images.models()
+        (image_fit.label(page, card, ready=ready), card.name) for card, ready in page.app.images.models()
     ]
     card = next((card for card, _ in page.app.images.models() if card.name == form["base_model"]), None)
     return {

@@ -8,7 +8,7 @@ import typer
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
-from isengard.cli.train import parsed
+from isengard.cli.train import parsed, tell
 from isengard.domain.performance import StepCache
 from isengard.services.images import ImageService
 
@@ -114,7 +114,10 @@ def generate(  # noqa: PLR0913 - each is an option
         err.print(
             "the prompt calls up no LoRA; put [trigger] [class] where the character should be", markup=False
         )
+    fit = app.images.fit(spec)
     job = app.images.submit(spec)
+    if fit.peak_bytes and not as_json:
+        tell(fit, app.planning.machine().total_bytes)
     if not detach:
         with working(app):
             finish(app, job.id)

@@ -18,6 +18,29 @@ class Family(StrEnum):
     SDXL = "sdxl"
 
 
+#: A straight line: MiB at no pixel, and MiB for each megapixel.
+Line = tuple[float, float]
+
+
+class ModelParts(Frozen):
+    """What a model is made of, and what computing with it takes beside its weights; ``python -m benchmarks.memory``."""
+
+    denoiser: int = Field(gt=0, description="parameters")
+    quantizable: int = Field(gt=0, description="parameters of it that can be held in fewer bits")
+    blocks: int = Field(0, ge=0, description="repeated blocks, which can be streamed; 0 where they differ")
+    smallest_block: int = Field(0, ge=0, description="parameters")
+    largest_block: int = Field(0, ge=0, description="parameters")
+    text_encoders: tuple[int, ...] = Field(description="parameters of each")
+    vae: int = Field(gt=0, description="parameters")
+    vae_bytes: int = Field(2, ge=2, le=4, description="bytes of each on a GPU")
+    adapter_per_rank: dict[str, int] = Field(description="parameters of a LoRA of rank 1, by targets")
+    training: Line = Field(description="one forward and backward pass, batch 1, bf16 autocast")
+    training_checkpointed: Line = Field(description="the same with gradient checkpointing")
+    generation: Line = Field(description="one denoising step, batch 1, bf16")
+    decoding: Line = Field(description="the VAE makes one image")
+    guidance_passes: int = Field(1, ge=1, le=2, description="images of a batch for each that is made")
+
+
 class ModelCard(Frozen):
     """What must be known of a base model before it is on the machine."""
 
@@ -35,6 +58,7 @@ class ModelCard(Frozen):
     max_sequence_length: int = Field(512, ge=8, le=512, description="tokens of the long text encoder")
     train_memory_gb: float = Field(gt=0, description="device memory the default training needs")
     generate_memory_gb: float = Field(gt=0, description="device memory one image needs")
+    parts: ModelParts | None = Field(None, description="without it nothing is planned for the model")
     trains: bool = Field(True, description="false for a distilled model, which training would undo")
     training_adapter: str | None = Field(
         None,

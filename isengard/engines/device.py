@@ -2,13 +2,14 @@
 
 import gc
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
 import torch
 from torch import Tensor
 
+from isengard.domain.memory import CONTEXT_BYTES, Kind, Machine
 from isengard.errors import InvalidSpec, OutOfMemory
 
 GIB = 2**30
@@ -65,6 +66,27 @@ def memory_used(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))  # pragma: gpu
     return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `memory_used` forget what was held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
+
+
+def cuda_machine(device: torch.device, facts: Callable[[], Machine]) -> Machine:  # pragma: gpu
+    """The machine's ``facts`` with the GPU as this process sees it: what it holds itself counts as free."""
+    free, total = torch.cuda.mem_get_info(device)
+    return facts().model_copy(
+        update={
+            "kind": Kind.CUDA,
+            "name": torch.cuda.get_device_name(device).removeprefix("NVIDIA ").strip(),
+            "total_bytes": total,
+            "free_bytes": min(total, free + torch.cuda.memory_reserved(device) + CONTEXT_BYTES),
+            "compute_capability": torch.cuda.get_device_capability(device),
+            "gpus": torch.cuda.device_count(),
+        }
+    )
 
 
 def free_cached(device: torch.device) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from isengard.domain.job import Job, Phase, Progress, Requests
 from isengard.engines.base import ImageGenerator, Report
+from isengard.handlers.memory import MemoryBook
 from isengard.services.images import read_payload
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -14,7 +15,7 @@ from isengard.store.weights import Weights
 PREVIEW = "preview.png"
 
 
-def generate_images(
+def generate_images(  # noqa: PLR0913  # each is a collaborator
     job: Job,
     report: Report,
     *,
@@ -24,6 +25,7 @@ def generate_images(
     loras: Loras,
     images: Images,
     runs_dir: Path,
+    memory: MemoryBook,
 ) -> dict[str, Any]:
     """Make what the job asks for, keeping each image as soon as it is finished.
 
@@ -39,19 +41,16 @@ def generate_images(
     done = saved[-1].record.index + 1 if saved else 0
     preview = runs_dir / job.id / PREVIEW
     if done < spec.count:
-        made = generator.generate(
-            spec=spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done}),
-            prompt=prompt,
-            model=model,
-            loras=used,
-            preview=preview,
-            report=_behind(report, done=done, count=spec.count),
-        )
+        rest = spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done})
         facts: dict[str, Any] = {"job_id": job.id, "spec": spec, "prompt": prompt, "loras": used}
-        saved += [
-            images.add(one.image, index=done + one.index, seed=one.seed, seconds=one.seconds, **facts)
-            for one in made
-        ]
+        with memory.images(model.card, rest, _behind(report, done=done, count=spec.count)) as watched:
+            made = generator.generate(
+                spec=rest, prompt=prompt, model=model, loras=used, preview=preview, report=watched
+            )
+            saved += [
+                images.add(one.image, index=done + one.index, seed=one.seed, seconds=one.seconds, **facts)
+                for one in made
+            ]
     preview.unlink(missing_ok=True)
     with suppress(OSError):  # it has something else in it, or never was
         preview.parent.rmdir()

@@ -17,12 +17,14 @@ from isengard.domain.generation import (
     resolve_prompt,
     with_trigger,
 )
+from isengard.domain.image_planner import ImagePlan
 from isengard.domain.job import Job, JobKind, Lane
 from isengard.domain.lora import Lora
 from isengard.domain.model import Family, ModelCard
 from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec
 from isengard.queue.base import JobQueue
+from isengard.services.planning import Planning
 from isengard.store.artifacts import Images, Loras, read_settings
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
@@ -38,7 +40,7 @@ _Offer = tuple[tuple[tuple[ModelCard, bool], ...], tuple[GenerationTemplate, ...
 class ImageService:
     """Makes generation jobs, and keeps the gallery and the list of LoRAs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a collaborator
         self,
         *,
         queue: JobQueue,
@@ -47,6 +49,7 @@ class ImageService:
         loras: Loras,
         images: Images,
         families: Collection[Family],
+        planning: Planning,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -56,6 +59,7 @@ class ImageService:
         self._loras = loras
         self._images = images
         self._families = families
+        self._planning = planning
         self._draw_seed = draw_seed
         self._clock = clock
         self._offered: tuple[float, _Offer] | None = None
@@ -90,8 +94,8 @@ class ImageService:
 
         Raises:
             NotFound: the model, a LoRA or a checkpoint.
-            InvalidSpec: a model that makes no images here, a size it was not made for, a step cache that does not work
-                with it, a LoRA of another family, a placeholder nobody fills.
+            InvalidSpec: a model that makes no images here or does not fit into this machine, a size it was not made
+                for, a step cache that does not work with it, a LoRA of another family, a placeholder nobody fills.
             MissingWeights: the base model is not on this machine.
         """
         card = self._catalog.model(spec.base_model)
@@ -106,8 +110,15 @@ class ImageService:
         for ref in spec.loras:
             self._check_family(self._loras.get(ref.lora), card)
         prompt = resolve_prompt(spec.prompt, self.local_loras(spec))
+        fit = self._planning.images(card, spec)
+        if not fit.fits:
+            raise InvalidSpec(" ".join(fit.reasons))
         payload = {"spec": spec.model_dump(mode="json"), "prompt": prompt}
         return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE)
+
+    def fit(self, spec: ImageSpec) -> ImagePlan:
+        """How the request would be made on this machine. Raises: NotFound."""
+        return self._planning.images(self._catalog.model(spec.base_model), spec)
 
     def with_trigger(self, spec: ImageSpec) -> str:
         """The prompt with ``[trigger] [class]`` in front when it calls up none of the LoRAs. Raises: NotFound."""

@@ -184,6 +184,7 @@ def app(tmp_path, tiny_flux, toolkit):
             "native": Engine((Family.FLUX,)),
             "ai-toolkit": Engine((Family.FLUX, Family.SDXL), absence=lambda: toolkit.absent),
         },
+        planning=app.planning,
         runs_dir=app.settings.runs_dir,
     )
     return replace(app, training=training)

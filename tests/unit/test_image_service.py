@@ -8,11 +8,14 @@ from safetensors.numpy import save_file
 from isengard.domain.base import validated
 from isengard.domain.generation import ImageSpec, LocalLora, resolve_prompt, with_trigger
 from isengard.domain.job import JobKind, Lane
+from isengard.domain.memory import Corrections
 from isengard.domain.model import Family
 from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, MissingWeights, NotFound
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import OFFER_AGE_S, ImageService, read_payload
+from isengard.services.machine import Machine
+from isengard.services.planning import Planning
 from isengard.settings import ASSETS, ROOT
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -45,6 +48,7 @@ def service_of(tmp_path, loras, images):
         loras=loras,
         images=images,
         families=families,
+        planning=Planning(machine=Machine(device="cpu").facts, corrections=Corrections),
         draw_seed=lambda: SEED,
     )
 

@@ -26,7 +26,7 @@ class FakeHub:
         self.drops = {}  # path: after how many bytes of each answer the connection breaks, one answer after the other
         self.wrong, self.fails = set(), []  # paths whose bytes are changed; statuses of the next answers
         self.pause_s = 0.0  # before each block
-        self.knows_ranges = True
+        self.knows_ranges, self.gone = True, False
         self.asked, self.bearers = [], []  # (path, first byte) of each file; the tokens the file server saw
         self._servers = [ThreadingHTTPServer(("127.0.0.1", each), Answers) for each in (port, 0)]
         for server in self._servers:
@@ -35,6 +35,7 @@ class FakeHub:
         self.url, self.files_url = (f"http://127.0.0.1:{each.server_port}" for each in self._servers)
 
     def close(self):
+        self.gone = True
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -60,6 +61,9 @@ class Answers(BaseHTTPRequestHandler):
         return self.server.hub
 
     def do_GET(self):
+        if self.hub.gone:  # a connection that was kept open
+            self.close_connection = True
+            return None
         path = self.path.split("?")[0]
         if self.hub.fails:
             return self.refuse(self.hub.fails.pop(0), "", "server in trouble")
@@ -144,7 +148,11 @@ class Answers(BaseHTTPRequestHandler):
     def say(self, value, status=200, **headers):
         body = json.dumps(value).encode()
         self.send_response(status)
-        for key, each in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        for key, each in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
             self.send_header(key, each)
         self.end_headers()
         self.wfile.write(body)
@@ -155,7 +163,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def described(path, content):
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     if len(content) <= LFS_FROM:
         return {"rfilename": path, "size": len(content), "blobId": blob}
     lfs = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 134}

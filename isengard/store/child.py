@@ -4,6 +4,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -19,7 +20,13 @@ class Run(Protocol):
     def __call__(self, command: Sequence[str], *, said: Callable[[str], None]) -> int: ...
 
 
-def run(command: Sequence[str], *, said: Callable[[str], None], env: Mapping[str, str] | None = None) -> int:
+def run(
+    command: Sequence[str],
+    *,
+    said: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> int:
     """Run a program and return its exit code.
 
     Args:
@@ -27,6 +34,7 @@ def run(command: Sequence[str], *, said: Callable[[str], None], env: Mapping[str
         said: Called with each line of its output and of its errors, and with "" while it is silent. What this raises
             kills the program and is let through.
         env: Its environment; that of this process when None.
+        cwd: Its working directory; that of this process when None.
 
     Raises:
         OSError: the program cannot be started.
@@ -41,6 +49,7 @@ def run(command: Sequence[str], *, said: Callable[[str], None], env: Mapping[str
         errors="replace",
         start_new_session=True,
         env=env,
+        cwd=cwd,
     )
     lines: SimpleQueue[str | None] = SimpleQueue()
     reader = threading.Thread(target=_read, args=(process, lines), daemon=True)

@@ -59,7 +59,9 @@ class Source:
 class Meter:
     """Counts bytes, and tells them now and then with speed and remaining time."""
 
-    def __init__(self, *, total: int, done: int, report: Report, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, total: int, done: int, report: Report, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.total, self.done, self.file, self._report, self._clock = total, done, "", report, clock
         self._came: deque[tuple[float, int]] = deque([(clock(), 0)])
         self._fetched = 0

@@ -154,15 +154,13 @@ class Weights:
                 f" Its authors ask you to accept its licence ({card.licence}): do so at"
                 f" https://huggingface.co/{card.repository}, then run: python -m isengard models token."
             )
-        return f"{said} {get_it(card)} Licence: {card.licence_url}"
+        own = f"python -m isengard models use {card.name} PATH"
+        return f"{said} {get_it(card)}; files that you have already: {own}. Licence: {card.licence_url}"
 
 
 def get_it(card: ModelCard) -> str:
     """How to get a card's files."""
-    return (
-        f'Get it on the Training tab under "Base models", or with: python -m isengard models download {card.name}'
-        f" (a folder or checkpoint that you have: python -m isengard models use {card.name} PATH)."
-    )
+    return f'Get it on the Training tab under "Base models", or with: python -m isengard models download {card.name}'
 
 
 def _lacking_in(folder: Path) -> tuple[str, ...]:
@@ -173,7 +171,7 @@ def _lacking_in(folder: Path) -> tuple[str, ...]:
 
 def missing_files(folder: Path) -> tuple[str, ...]:
     """What a pipeline in diffusers' layout lacks, as paths in ``folder``; a cut-off file counts as missing."""
-    index = _json(folder / "model_index.json")
+    index = json_object(folder / "model_index.json")
     if index is None:
         return ("model_index.json",)
     missing: list[str] = []
@@ -185,7 +183,9 @@ def missing_files(folder: Path) -> tuple[str, ...]:
 
 def _lacking(component: Path, *, class_name: str) -> list[str]:
     config = next((file for end, file in CONFIG_FILES.items() if class_name.endswith(end)), None)
-    lacking = [] if _json(component / (config or "config.json")) is not None else [config or "config.json"]
+    lacking = (
+        [] if json_object(component / (config or "config.json")) is not None else [config or "config.json"]
+    )
     if config is None:
         lacking += _lacking_weights(component)
     elif config == "tokenizer_config.json" and not any(
@@ -198,7 +198,7 @@ def _lacking(component: Path, *, class_name: str) -> list[str]:
 def _lacking_weights(component: Path) -> list[str]:
     """Shards named by the index file that are not whole, or the one weight file."""
     for name in WEIGHT_FILES:
-        index = _json(component / f"{name}.index.json")
+        index = json_object(component / f"{name}.index.json")
         if index is not None:
             shards = sorted(set(index.get("weight_map", {}).values()))
             return [shard for shard in shards if not is_whole(component / shard)]
@@ -221,7 +221,7 @@ def is_whole(path: Path) -> bool:
     return bool(ends) and size == 8 + length + max(ends)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -140,7 +141,8 @@ class Answers(BaseHTTPRequestHandler):
         end = start + drops.pop(0) if drops else len(content)
         for at in range(start, min(end, len(content)), 65536):
             time.sleep(self.hub.pause_s)
-            self.wfile.write(content[at : min(at + 65536, end)])
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.wfile.write(content[at : min(at + 65536, end)])
         if end < len(content):
             self.close_connection = True
             self.wfile.flush()

@@ -86,6 +86,14 @@ class ModelService:
         """Whether nothing may be asked of the hub."""
         return self._hub.offline
 
+    def version(self) -> tuple[int, str]:
+        """Another value when a model's folder came or went, or a token was set; cheap to ask for."""
+        try:
+            changed = self.weights.models_dir.stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        return changed, self.token.origin
+
     def download(self, name: str, report: Report, *, for_checkpoint: bool = False) -> ModelState:
         """Fetch what is missing of a model and of its training adapter.
 

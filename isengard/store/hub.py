@@ -110,10 +110,12 @@ class Hub:
         status, page = error.response.status_code, f"{self.endpoint}/{repository}"
         said = f" (it said: {error.server_message})" if error.server_message else ""
         if status == 401:
+            sent = "authorization" in error.response.request.headers
+            what = f"the token for {repository}" if repository else "this token"
             return HubRefused(
-                f"the Hugging Face hub wants a token for {repository or 'this'}, or the one it got is wrong{said}:"
-                f" make one with read access at {self.endpoint}{TOKENS_PAGE}, and give it to"
-                ' `python -m isengard models token`, or to the page at "Base models"'
+                (f"the Hugging Face hub does not know {what}" if sent else f"{repository} wants a token")
+                + f"{said}: make one with read access at {self.endpoint}{TOKENS_PAGE}, and give it to"
+                ' `python -m isengard models token`, or on the Training tab under "Base models"'
             )
         if isinstance(error, GatedRepoError) or status == 403:
             return HubRefused(

@@ -314,8 +314,14 @@ def asking(hub, token):
 
 def test_a_gated_model_without_a_token_asks_for_one(hub, source, told):
     hub.gated = {"acme/tiny"}
-    with pytest.raises(HubRefused, match=r"wants a token for acme/tiny.*models token"):
+    with pytest.raises(HubRefused, match=r"acme/tiny wants a token.*models token"):
         asking(hub, None).download([source], told)
+
+
+def test_a_wrong_token_is_told_from_none(hub, source, told):
+    hub.gated = {"acme/tiny"}
+    with pytest.raises(HubRefused, match="does not know the token for acme/tiny"):
+        asking(hub, "hf_wrongwrong").download([source], told)
 
 
 def test_a_token_whose_owner_has_not_accepted_the_licence_gets_the_page_to_do_so(hub, source, told):

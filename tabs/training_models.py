@@ -31,7 +31,7 @@ class Section:
 def lay() -> Section:
     """Lay out the section inside the open block."""
     with gr.Accordion(t("models.title"), open=False, elem_id="base-models") as fold:
-        shown = scripted("models", "training_dom", "training_models", {}, elem_id="training-models")
+        shown = scripted("models", "training_dom", "models", {}, elem_id="training-models")
         answer = gr.Textbox(
             label=t("models.answer"),
             interactive=False,

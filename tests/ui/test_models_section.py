@@ -184,8 +184,8 @@ def test_the_section_opens(page):
 
 
 def test_every_word_of_the_script_is_written():
-    script = (WEB / "training_models.js").read_text(encoding="utf-8")
-    template = (WEB / "training_models.html").read_text(encoding="utf-8")
+    script = (WEB / "models.js").read_text(encoding="utf-8")
+    template = (WEB / "models.html").read_text(encoding="utf-8")
     used = set(re.findall(r'say\("([a-z.]+)"', script) + re.findall(r'button\("(\w+)"', script))
     used |= set(re.findall(r'data-say="(\w+)"', template))
     written = {key.removeprefix("models.say.") for key in words("models")["en"]}

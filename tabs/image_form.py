@@ -40,6 +40,9 @@ NO_CHARACTER = "No character: the base model alone"
 Form = dict[str, Any]
 Choices = list[tuple[str, str]]
 
+#: Behind the title of a model that has still to be fetched.
+ABSENT = " · not on this machine"
+
 
 def form_of(values: Sequence[Any]) -> Form:
     """The fields by their names; a list that has no choice yet is empty."""
@@ -235,10 +238,7 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
     """What each list offers; a value of the form that is not among it any more stays, so that nothing changes silently."""
     loras = page.app.images.loras()
     own = [lora for lora in loras if lora.character == form["character"]]
-    models = [
-        (card.title + ("" if ready else " · not on this machine"), card.name)
-        for card, ready in page.app.images.models()
-    ]
+    models = [(card.title + ("" if ready else ABSENT), card.name) for card, ready in page.app.images.models()]
     card = next((card for card, _ in page.app.images.models() if card.name == form["base_model"]), None)
     return {
         "character": character_choices(page, loras),
@@ -255,6 +255,17 @@ def further(form: Form, offered: Choices) -> dict[str, Any]:
     return {
         "choices": [{"value": key, "label": label} for label, key in offered],
         "rows": rows_of(form["further"]),
+    }
+
+
+def absent_model(form: Form, offered: Mapping[str, Choices]) -> dict[str, str] | None:
+    """What to tell a person who has chosen a model that has still to be fetched."""
+    label = next((label for label, key in offered["base_model"] if key == form["base_model"]), "")
+    if not label.endswith(ABSENT):
+        return None
+    return {
+        "title": f"{label.removesuffix(ABSENT)} is not on this machine",
+        "text": "Get it on the Training tab, under “Base models”, or choose another model.",
     }
 
 

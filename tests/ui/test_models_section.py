@@ -15,7 +15,7 @@ from isengard.services.model_tasks import Action, Outcome, Task
 from isengard.services.models import ModelState
 from isengard.settings import ROOT
 from isengard.store.download import DownloadProgress
-from tabs import status, training, training_models
+from tabs import image_form, status, training, training_models
 from tabs.common import WEB, Page, words
 from tabs.pictures import Pictures
 from tabs.training_models import ModelsView
@@ -142,6 +142,15 @@ def test_a_form_without_its_model_leads_to_the_section(page):
     assert parts["get_model"]
     assert any('under "Base models"' in problem for problem in parts["estimate"]["problems"])
     assert not View(page).parts(Choice("mira", "tiny", "quick"), {}, "")["get_model"]
+
+
+def test_the_image_tab_names_the_section_too(page):
+    form = {"base_model": "far", "character": "", "lora": ""}
+    offered = image_form.choices(page, form)
+    said = image_form.absent_model(form, offered)
+    assert said["title"] == "Far is not on this machine"
+    assert "under “Base models”" in said["text"]
+    assert image_form.absent_model(form | {"base_model": "tiny"}, offered) is None
 
 
 class Event:

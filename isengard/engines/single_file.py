@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, StableDiffusionXLPipeline
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -116,7 +117,7 @@ def _write_sdxl(file: Path, parts: Path, made: Path) -> None:
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file), config=str(parts), local_files_only=True, dtype=torch.float16
         )
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, SingleFileComponentError) as error:
         said = " ".join(str(error).split())[:300]
         raise CheckpointRefused(f"{file} does not fit this model: {said or type(error).__name__}") from error
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):

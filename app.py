@@ -100,6 +100,7 @@ def serve(settings: Settings) -> None:
             stop.wait()
         app.ai_toolkit.cancel()
         app.ai_toolkit.wait(ENDING_S)
+        app.model_tasks.end(ENDING_S)
         demo.close()
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from isengard.domain.generation import ImageSpec
@@ -19,14 +20,19 @@ from isengard.services.characters import CharacterService
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
 from isengard.services.machine import Machine
+from isengard.services.model_tasks import ModelTasks
+from isengard.services.models import ModelService
 from isengard.services.planning import Planning
 from isengard.services.training import Engine, TrainingService
-from isengard.settings import ASSETS, Settings
+from isengard.settings import ASSETS, ROOT, Settings
+from isengard.store import child
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
+from isengard.store.hub import Hub
 from isengard.store.memory import Peaks
+from isengard.store.token import TokenFile
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
@@ -49,6 +55,8 @@ class Application:
     jobs: JobService
     machine: Machine
     planning: Planning
+    models: ModelService
+    model_tasks: ModelTasks
 
 
 def build(settings: Settings) -> Application:
@@ -64,6 +72,7 @@ def build(settings: Settings) -> Application:
     ai_toolkit = AiToolkitService(checkout=_checkout(settings))
     machine = Machine(device=settings.device)
     planning = Planning(machine=machine.facts, corrections=_peaks(settings).read)
+    token = TokenFile(settings.data_dir / "hub-token", given=settings.hub_token)
     return Application(
         settings=settings,
         queue=queue,
@@ -95,6 +104,18 @@ def build(settings: Settings) -> Application:
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
         machine=machine,
         planning=planning,
+        models=ModelService(
+            catalog=catalog,
+            weights=weights,
+            queue=queue,
+            hub=Hub(endpoint=settings.hub_endpoint, token=token.get, offline=settings.hub_offline),
+            token=token,
+            convert=_convert,
+        ),
+        model_tasks=ModelTasks(
+            run=partial(child.run, env=settings.child_environment(), cwd=ROOT),
+            command=(sys.executable, "-m", "isengard", "models"),
+        ),
     )
 
 
@@ -175,6 +196,13 @@ def drawn_figure_scorer() -> IdentityScorer:
     from isengard.engines.drawn_figures import DrawnFigureScorer
 
     return DrawnFigureScorer(ASSETS / "figure-encoder.safetensors")
+
+
+def _convert(file: Path, family: Family, parts: Path) -> None:
+    """Turn a single-file checkpoint into diffusers' layout. Imports torch."""
+    from isengard.engines.single_file import convert
+
+    convert(file, family=family, parts=parts)
 
 
 def _checkout(settings: Settings) -> Checkout:

@@ -196,9 +196,9 @@ class ImageTab:
         return {**lists, p.fields["further"]: further, **self._lack(form, offered)}
 
     def _lack(self, form: Form, offered: dict[str, image_form.Choices]) -> Painted:
-        lack = image_form.lack(form, offered)
-        p, shown = self.parts, lack is not None
-        return {p.lack: lack or {}, p.train: gr.Button(visible=shown)}
+        absent, lack = image_form.absent_model(form, offered), image_form.lack(form, offered)
+        p, shown = self.parts, lack is not None and absent is None
+        return {p.lack: absent or lack or {}, p.train: gr.Button(visible=shown)}
 
     # Results
 

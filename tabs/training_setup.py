@@ -89,6 +89,11 @@ class Setup:
         machine, known = self._page.app.planning.machine(), self._page.app.planning.corrections()
         return (machine.name, machine.room() // ROOM_STEP, machine.system_room() // ROOM_STEP, known)
 
+    def lacks_model(self, name: str) -> bool:
+        """Whether the model that is chosen has still to be fetched."""
+        card = self._known()["cards"].get(name)
+        return card is not None and not self._page.app.weights.status(card).ready
+
     def _files(self) -> tuple[Any, ...]:
         folder = self._page.app.settings.configs_dir
         files = [folder / "models.yaml", *sorted((folder / "training").glob("*.yaml"))]

@@ -12,6 +12,7 @@ from isengard.errors import IsengardError
 from isengard.services.ai_toolkit import AiToolkitService
 from tabs import training_fields, training_lists, training_live
 from tabs.common import Page
+from tabs.training_models import ModelsView
 from tabs.training_setup import Choice, Setup
 
 #: Ended trainings in the history.
@@ -26,6 +27,7 @@ class View:
     def __init__(self, page: Page) -> None:
         self._page = page
         self.setup = Setup(page)
+        self._models = ModelsView(page.app)
         self._worked: dict[tuple[str, float | None], float] = {}
         self._metrics: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
 
@@ -53,6 +55,8 @@ class View:
             "engine": engine_notice(self._page.app.ai_toolkit),
             "estimate": setup["estimate"],
             "start": bool(choice.character) and setup["startable"],
+            "weights": self._models.value(),
+            "get_model": self.setup.lacks_model(choice.model),
             **self._run(job, titles, presets),
             "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
             "generate": self._made(job, choice.character),

@@ -186,7 +186,7 @@ def _base_models(app: Application) -> Iterator[Finding]:
         verdict, detail = Verdict.OK, str(found.path)
         if not found.ready:
             verdict = Verdict.BROKEN if card.path else Verdict.WARNING
-            detail = f"{found.state}; how to get it: python -m isengard models {card.name}"
+            detail = f"{found.state}; get it with: python -m isengard models download {card.name}"
         yield Finding(what=f"model {card.name}", verdict=verdict, detail=detail)
 
 

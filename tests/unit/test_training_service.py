@@ -76,7 +76,7 @@ def test_a_model_of_a_family_that_the_engine_does_not_train_is_refused(app):
 def test_a_model_that_is_not_there_is_refused_with_the_way_to_get_it(app, tiny_flux):
     cards = app.settings.configs_dir / "models.yaml"
     cards.write_text(cards.read_text().replace(f"path: {tiny_flux}", "repository: example/tiny"))
-    with pytest.raises(MissingWeights, match="hf download example/tiny"):
+    with pytest.raises(MissingWeights, match="models download tiny"):
         submit_training(app)
 
 

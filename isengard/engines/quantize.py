@@ -1,6 +1,5 @@
 """The linear layers of a frozen network in fewer bits."""
 
-import importlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from isengard.domain.performance import Quantization
+from isengard.engines import fp8
 from isengard.engines.libraries import bitsandbytes
 from isengard.errors import InvalidSpec
 
@@ -90,7 +90,6 @@ def _nf4(linear: torch.nn.Linear) -> torch.nn.Linear:
 
 
 def _fp8_matmul(linear: torch.nn.Linear, device: torch.device) -> torch.nn.Linear:
-    fp8 = importlib.import_module("isengard.engines.fp8")
     if not fp8.supported(device):  # pragma: gpu
         raise InvalidSpec(
             "quantization fp8_matmul needs an NVIDIA card of the Ada, Hopper or a later generation;"

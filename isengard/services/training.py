@@ -88,7 +88,7 @@ class TrainingService:
         )
         card = self._catalog.model(base_model)
         plan = self._planning.training(card, spec, fixed=overrides.keys() & PLANNED)
-        if plan.fits or spec.engine != AI_TOOLKIT or "engine" in overrides or not card.trains:
+        if plan.fits or spec.engine != AI_TOOLKIT or "engine" in overrides or not card.trainable:
             return plan
         if card.family not in self._engines[NATIVE].families:
             return plan
@@ -233,9 +233,9 @@ class TrainingService:
     def fit(self, base_model: str) -> TrainingPlan | None:
         """The plan of the smallest usual training of a model; None for a model that is not trained. Raises: NotFound."""
         card = self._catalog.model(base_model)
-        engine = NATIVE if card.trains and card.family in self._engines[NATIVE].families else AI_TOOLKIT
-        if not card.trains and not card.training_adapter:
+        if not card.trainable:
             return None
+        engine = NATIVE if card.family in self._engines[NATIVE].families else AI_TOOLKIT
         wishes = TrainingSpec(
             character="-",
             base_model=card.name,

@@ -231,6 +231,7 @@ def test_compiled_blocks_train_alike_and_serve_all_sizes_with_one_graph(train, q
     assert stats["unique_graphs"] <= 4  # two kinds of blocks, and the one without a gradient to its input
 
 
+@pytest.mark.slow
 @compiles
 def test_a_compiled_training_goes_on_without_compilation_and_the_other_way(train, quick_compiler):
     plain = train("plain", gradient_checkpointing=True)

@@ -87,10 +87,13 @@ def _encode_flux2(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tens
     """The negative prompt is empty; the distilled model is not guided."""
     texts = {"prompt_embeds": prompt} | ({"negative_prompt_embeds": ""} if card.trains else {})
     length = card.max_sequence_length
+    device = _encoding_device(pipeline)
     with torch.no_grad():
-        return {
-            name: pipeline.encode_prompt(text, max_sequence_length=length)[0] for name, text in texts.items()
+        embeds = {
+            name: pipeline.encode_prompt(text, device=device, max_sequence_length=length)[0]
+            for name, text in texts.items()
         }
+    return _where_it_computes(pipeline, embeds)
 
 
 def _unpack_flux2(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:

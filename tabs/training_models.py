@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from isengard.domain.model import ModelCard
 from isengard.errors import IsengardError
+from isengard.services.machine import GIB
 from isengard.services.model_tasks import Action, Outcome, Task
 from isengard.services.models import ModelState
 from isengard.wiring import Application
@@ -109,9 +111,19 @@ class ModelsView:
         """What the script paints."""
         tasks = self._app.model_tasks.tasks()
         return {
-            "rows": [row(state, tasks.get(state.card.name)) for state in self._states(tasks)],
+            "rows": [
+                row(state, tasks.get(state.card.name), memory=self._memory(state.card))
+                for state in self._states(tasks)
+            ],
             "token": self._app.models.token.origin,
             "offline": self._app.models.offline,
+        }
+
+    def _memory(self, card: ModelCard) -> dict[str, str]:
+        """What a training and an image take here, as the planner would hold the model; without what is not known."""
+        plans = {"train": self._app.training.fit(card.name), "images": self._app.planning.makes_images(card)}
+        return {
+            what: f"{plan.peak_bytes / GIB:.1f}" for what, plan in plans.items() if plan and plan.peak_bytes
         }
 
     def _states(self, tasks: Mapping[str, Task]) -> tuple[ModelState, ...]:
@@ -149,7 +161,7 @@ def course(task: Task) -> dict[str, Any]:
     }
 
 
-def row(state: ModelState, task: Task | None) -> dict[str, Any]:
+def row(state: ModelState, task: Task | None, *, memory: Mapping[str, str]) -> dict[str, Any]:
     """One model: where it is, what it is, and which buttons it has."""
     card, running = state.card, task is not None and task.running
     own = state.place == "models folder"
@@ -162,7 +174,7 @@ def row(state: ModelState, task: Task | None) -> dict[str, Any]:
         "path": "" if state.path is None else str(state.path),
         "size": size(state.size_bytes) if state.state == "ready" else "",
         "begun": f"{size(state.begun_bytes)} / {size(state.promised_bytes)}" if begun else "",
-        "memory": [f"{card.train_memory_gb:g}", f"{card.generate_memory_gb:g}"],
+        "memory": dict(memory),
         "licence": card.licence,
         "licence_url": card.licence_url,
         "gated": f"https://huggingface.co/{card.repository}" if card.gated else "",

@@ -99,8 +99,6 @@ def tiny_model(tiny_flux: Path) -> LocalModel:
         num_inference_steps=2,
         guidance_scale=3.5,
         max_sequence_length=16,
-        train_memory_gb=0.1,
-        generate_memory_gb=0.1,
     )
     return LocalModel(card=card, path=tiny_flux)
 

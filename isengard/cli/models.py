@@ -12,7 +12,10 @@ from rich.table import Table
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import duration
+from isengard.domain.image_planner import ImagePlan
+from isengard.domain.planner import TrainingPlan
 from isengard.errors import DownloadFailed
+from isengard.services.machine import GIB
 from isengard.services.models import ModelState
 from isengard.store.download import DownloadProgress, Report
 from isengard.wiring import GENERATES, Application
@@ -50,7 +53,7 @@ def list_models(
         print_json([_as_json(state) for state in states])
         return
     table = Table(box=None)
-    for heading in ("Model", "Here?", "Trains", "Images", "Needs GB", "Licence"):
+    for heading in ("Model", "Here?", "Trains", "Images", "GB here", "Licence"):
         table.add_column(heading, no_wrap=heading != "Licence")
     for state in states:
         table.add_row(*_row(app, state))
@@ -169,9 +172,14 @@ def _row(app: Application, state: ModelState) -> tuple[str, ...]:
         _gigabytes(state.size_bytes) if state.state == "ready" else state.state,
         trains,
         "yes" if card.family in GENERATES else "not yet",
-        f"{card.train_memory_gb:g}/{card.generate_memory_gb:g}",
+        "/".join(_peak(plan) for plan in (app.training.fit(card.name), app.planning.makes_images(card))),
         card.licence,
     )
+
+
+def _peak(plan: TrainingPlan | ImagePlan | None) -> str:
+    """Gigabytes of the device, as the planner would hold the model here."""
+    return f"{plan.peak_bytes / GIB:.1f}" if plan and plan.peak_bytes else "-"
 
 
 def _about(state: ModelState) -> str:

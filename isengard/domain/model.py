@@ -56,8 +56,6 @@ class ModelCard(Frozen):
     num_inference_steps: int = Field(ge=1, description="default for generation")
     guidance_scale: float = Field(ge=0, description="default for generation")
     max_sequence_length: int = Field(512, ge=8, le=512, description="tokens of the long text encoder")
-    train_memory_gb: float = Field(gt=0, description="device memory the default training needs")
-    generate_memory_gb: float = Field(gt=0, description="device memory one image needs")
     parts: ModelParts | None = Field(None, description="without it nothing is planned for the model")
     trains: bool = Field(True, description="false for a distilled model, which training would undo")
     training_adapter: str | None = Field(

@@ -22,7 +22,8 @@ function move(item, course) {
 
 function about(row, item) {
   const line = make("p", { className: "said about" }, item);
-  const facts = [row.size, say("memory", ...row.memory), row.place ? say("place." + row.place.replaceAll(" ", "_")) : ""];
+  const memory = Object.entries(row.memory).map(([what, size]) => say("memory." + what, size));
+  const facts = [row.size, ...memory, row.place ? say("place." + row.place.replaceAll(" ", "_")) : ""];
   line.append(facts.filter(Boolean).join(" · ") + " · ");
   link(row.licence, row.licence_url, line);
   if (row.gated && row.state !== "ready") {

@@ -36,8 +36,6 @@ CARD = ModelCard(
     resolutions=(128,),
     num_inference_steps=4,
     guidance_scale=3.5,
-    train_memory_gb=1,
-    generate_memory_gb=1,
 )
 SPEC = TrainingSpec(character="mira", base_model="small", trigger="ohwx", class_word="woman", rank=2)
 WIDTH = 8

@@ -14,8 +14,6 @@ tiny:
   resolutions: [64]
   num_inference_steps: 2
   guidance_scale: 1
-  train_memory_gb: 1
-  generate_memory_gb: 1
 """
 PRESET = """
 title: Quick

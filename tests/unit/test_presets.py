@@ -9,7 +9,7 @@ from isengard.store.configs import Catalog
 
 CARD = ModelCard(
     name="tiny", title="Tiny", family="flux", path="tiny", licence="Apache-2.0", licence_url="https://example.org",
-    resolutions=(128, 256), num_inference_steps=7, guidance_scale=2.5, train_memory_gb=1, generate_memory_gb=1,
+    resolutions=(128, 256), num_inference_steps=7, guidance_scale=2.5,
 )  # fmt: skip
 PRESET = TrainingPreset(
     name="quick", title="Quick", description="", steps_per_image=10, min_steps=50, max_steps=200,

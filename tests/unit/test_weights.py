@@ -23,7 +23,6 @@ INDEX = {
 CARD = ModelCard(
     name="tiny", title="Tiny [dev]", family="flux", repository="acme/tiny", licence="Acme License",
     licence_url="https://example.org/licence", gated=True, resolutions=(64,), num_inference_steps=1, guidance_scale=1,
-    train_memory_gb=1, generate_memory_gb=1,
 )  # fmt: skip
 SHARDED = "diffusion_pytorch_model.safetensors.index.json"
 SHARDS = (

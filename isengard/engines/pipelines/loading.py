@@ -52,7 +52,10 @@ def load_pipeline(
     """
     family = family_of(model.card)
     total = len(family.components) + 1
-    advice = f"{model.card.title} needs {model.card.generate_memory_gb:g} GB; choose a smaller model"
+    advice = (
+        f"{model.card.title} is too large as it is held here ({plan.quantization}, offload {plan.offload});"
+        " choose a smaller model, quantization nf4, or offload blocks"
+    )
     hide_progress_bars()
     parts: dict[str, Any] = {}
     with plain_out_of_memory(device, advice=advice):

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from peft import LoraConfig
 from torch import Tensor
 
 from benchmarks.gpu_cases import AI_TOOLKIT, OURS, PROMPT_TOKENS, Case, Measured
-from benchmarks.random_flux import CLIP_WIDTH, T5_WIDTH, Shape, build, enlarged, transformer
+from benchmarks.random_flux import CLIP_WIDTH, T5_WIDTH, Shape, build, enlarged, held, transformer
 from benchmarks.task import ATTENTION, example_images
 from isengard.domain.job import Phase, Progress, Requests
 from isengard.domain.model import Family, LocalModel
-from isengard.domain.performance import Quantization
+from isengard.domain.performance import Quantization, TextEncoders
 from isengard.domain.training import TrainingSpec
 from isengard.engines.base import LoraTrainer
+from isengard.engines.loading import OnPart, untold
 from isengard.engines.native.adapter import PromptEmbeds
 from isengard.engines.native.flux import FluxAdapter
 from isengard.engines.native.trainer import NativeTrainer
@@ -32,8 +34,15 @@ WARM_UP = 4
 class RandomFlux(FluxAdapter):
     """FLUX.1 whose transformer, latents and prompts are random: everything else is the real one."""
 
-    def __init__(self, model: LocalModel, *, device: torch.device, shape: Shape) -> None:
-        super().__init__(model, device=device)
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        device: torch.device,
+        text_encoders: TextEncoders = TextEncoders.DEVICE,
+        shape: Shape,
+    ) -> None:
+        super().__init__(model, device=device, text_encoders=text_encoders)
         self._shape, self._place = shape, device
 
     def marks(self) -> Mapping[str, str]:
@@ -48,10 +57,21 @@ class RandomFlux(FluxAdapter):
             "pooled_prompt_embeds": torch.randn(CLIP_WIDTH, dtype=torch.bfloat16),
         }
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:  # noqa: ARG002
-        from isengard.engines.quantize import quantize_blocks
-
-        return quantize_blocks(transformer(self._shape, self._place), quantization)
+    def load_denoiser(
+        self,
+        *,
+        dtype: torch.dtype,  # noqa: ARG002 - part of the protocol
+        quantization: Quantization,
+        streamed_blocks: int = 0,
+        on_part: OnPart = untold,  # noqa: ARG002
+    ) -> torch.nn.Module:
+        network: torch.nn.Module = held(
+            transformer(self._shape, self._place),
+            quantization=quantization,
+            streamed_blocks=streamed_blocks,
+            device=self._place,
+        )
+        return network
 
 
 def measure(case: Case, *, side: int, steps: int, shape: Shape, device: torch.device) -> Measured:
@@ -78,7 +98,7 @@ def _ours(
     settings: Mapping[str, Any], *, side: int, steps: int, shape: Shape, device: torch.device
 ) -> list[float]:
     trainer = NativeTrainer(
-        adapters={Family.FLUX: lambda model, *, device: RandomFlux(model, device=device, shape=shape)},
+        adapters={Family.FLUX: partial(RandomFlux, shape=shape)},
         device=device,
     )
     return _through(trainer, settings, side=side, steps=steps, folder=ASSETS / "demo-base", device=device)

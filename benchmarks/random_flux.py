@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from isengard.domain.base import Frozen
+from isengard.domain.performance import Quantization
 from isengard.domain.training import TrainingImage
 from isengard.settings import ASSETS
 from isengard.store.decoding import pixel_hash
@@ -107,6 +108,23 @@ def drawn(make: Callable[[], Any], device: Any) -> Any:
     finally:
         torch.set_default_dtype(former)
     return network.eval().requires_grad_(False)
+
+
+def held(network: Any, *, quantization: Quantization, streamed_blocks: int, device: Any) -> Any:
+    """Hold a network as `isengard.engines.loading.load_network` would, without its files."""
+    from isengard.engines.quantize import quantize_network, repeated_blocks, say_how_quantized
+    from isengard.engines.streaming import BlockStreamer, spread
+
+    if quantization is not Quantization.NONE:
+        quantize_network(network, quantization, device=device)
+        say_how_quantized(network, quantization)
+    if streamed_blocks:
+        names = spread(list(repeated_blocks(network)), streamed_blocks)
+        streamer = BlockStreamer(names, device=device)
+        for name in names:
+            streamer.stow(name, network.get_submodule(name))
+        streamer.start()
+    return network
 
 
 def enlarged(images: Sequence[TrainingImage], folder: Path, *, side: int) -> tuple[TrainingImage, ...]:

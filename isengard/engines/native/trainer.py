@@ -137,7 +137,8 @@ class _Run:
             share=share,
         )
         if spec.compile:
-            compile_blocks(denoiser, sizes=len({example.bucket for example in dataset.train}))
+            several = len({example.bucket for example in dataset.train}) > 1
+            compile_blocks(denoiser, dynamic=True if several else None)
 
     def go(self) -> TrainedLora:
         state, milestones = self._state, self._milestones

@@ -18,8 +18,8 @@ from isengard.domain.model import LocalModel, ModelCard
 from isengard.domain.performance import GenerationPlan, Offload, Quantization, StepCache
 from isengard.engines import attention
 from isengard.engines.base import GeneratedImage, Report
+from isengard.engines.compiling import compile_blocks
 from isengard.engines.device import free_cached, memory_used, plain_out_of_memory
-from isengard.engines.pipelines.compiled import compile_blocks
 from isengard.engines.pipelines.loading import LoadedPipeline, load_pipeline
 from isengard.engines.pipelines.preview import picture, write_picture
 from isengard.engines.pipelines.step_caches import step_cache
@@ -41,6 +41,7 @@ class PipelineGenerator:
         plan: Callable[[ModelCard, ImageSpec], GenerationPlan] = lambda _card, _spec: GenerationPlan(),
         clock: Callable[[], float] = time.monotonic,
         compiler: str = "inductor",
+        load: Callable[..., LoadedPipeline] = load_pipeline,
     ) -> None:
         """Keep what is needed to load a model.
 
@@ -50,11 +51,13 @@ class PipelineGenerator:
                 weights differently loads them again: the pipeline that is loaded must not count as memory in use.
             clock: Seconds.
             compiler: The backend of `torch.compile`.
+            load: As `load_pipeline`.
         """
         self._device = device
         self._plan = plan
         self._clock = clock
         self._compiler = compiler
+        self._load = load
         self._loaded: LoadedPipeline | None = None
         self._is_compiled = False
         self._embeddings: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
@@ -116,13 +119,13 @@ class PipelineGenerator:
         kept = self._loaded
         if kept is None or (kept.path, kept.card, *_holding(kept.plan)) != wanted:
             self.unload()
-            self._loaded = load_pipeline(model, self._device, plan=plan, report=report)
+            self._loaded = self._load(model, self._device, plan=plan, report=report)
         return self._loaded  # type: ignore[return-value]  # loaded by now
 
     def _arrange(self, loaded: LoadedPipeline, plan: GenerationPlan) -> None:
         """Do what of the plan needs no other weights."""
         if plan.compile and not self._is_compiled:
-            compile_blocks(loaded.denoiser, backend=self._compiler)
+            compile_blocks(loaded.denoiser, dynamic=True, backend=self._compiler)
             self._is_compiled = True
         (loaded.pipeline.vae.enable_tiling if plan.vae_tiling else loaded.pipeline.vae.disable_tiling)()
 

@@ -149,7 +149,7 @@ def _held(
     wishes: TrainingSpec, card: ModelCard, parts: ModelParts, machine: Machine, free: Collection[str]
 ) -> Iterator[dict[str, Any]]:
     """Weights, checkpointing and streaming together. A streamed block has to be computed twice anyway."""
-    eight = _eight_bits(card, wishes, machine)
+    eight = [Quantization.INT8] if _can_hold_8_bits(card, wishes, machine) else []
     streams = [] if "streamed_blocks" not in free else list(range(1, parts.blocks + 1))
     some = streams[: int(parts.blocks * STREAMED_IN_8_BITS)]
     ladder: list[tuple[Quantization, bool, int]] = [
@@ -177,12 +177,11 @@ def _held(
         yield made
 
 
-def _eight_bits(card: ModelCard, wishes: TrainingSpec, machine: Machine) -> list[Quantization]:
+def _can_hold_8_bits(card: ModelCard, wishes: TrainingSpec, machine: Machine) -> bool:
+    """Products in 8 bits (fp8_matmul) round the gradients too: they are the user's choice, never the planner's."""
     if wishes.engine == AI_TOOLKIT:
-        return [] if card.family is Family.SDXL else [Quantization.INT8]
-    if machine.kind is Kind.MPS:
-        return []
-    return [machine.eight_bits]
+        return card.family is not Family.SDXL
+    return machine.kind is not Kind.MPS
 
 
 def _places(wishes: TrainingSpec, machine: Machine, free: Collection[str]) -> tuple[TextEncoders, ...]:

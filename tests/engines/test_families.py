@@ -39,10 +39,21 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory, tiny_flux, tiny_sdxl):
-    """The shipped configuration with tiny weights in the models folder, and a character."""
+def large_card(tmp_path_factory):
+    """The page and the planner believe in it; the work is done on the CPU."""
+    tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1024, 81920, 9.0, 1'\n")
+    tool.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
+        yield
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory, tiny_flux, tiny_sdxl, large_card):
+    """The shipped configuration with tiny weights in the models folder, and a character; a machine with a large card."""
     data = tmp_path_factory.mktemp("families")
-    app = build(Settings(data_dir=data, device="cpu"))
+    app = build(Settings(data_dir=data, device="auto"))
     save_tiny_hub(app.settings.models_dir, flux=tiny_flux, sdxl=tiny_sdxl)
     app.characters.create("Mira", trigger="ohwx")
     for number in range(2):
@@ -55,7 +66,7 @@ def app(tmp_path_factory, tiny_flux, tiny_sdxl):
 
 @pytest.fixture(scope="module")
 def handlers(app):
-    return build_handlers(app.settings, app)
+    return build_handlers(app.settings.model_copy(update={"device": "cpu"}), app)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from isengard.engines.native.sdxl import SdxlAdapter
 from isengard.engines.native.share import Share
 from isengard.engines.native.state import TrainingState
 from isengard.engines.native.trainer import NativeTrainer
+from isengard.engines.native.training_adapter import TrainingAdapter
 from isengard.errors import InvalidSpec, JobYielded, TrainingFailed
 from tests.pictures import picture
 
@@ -37,6 +38,7 @@ def compiles(test):
     for warning in (
         ".*should not be instantiated:DeprecationWarning",
         "The .grad attribute of a Tensor:UserWarning",
+        ".torch.jit.script_method. is deprecated:DeprecationWarning",
     ):
         test = pytest.mark.filterwarnings(f"ignore:{warning}")(test)
     return test
@@ -151,7 +153,16 @@ def test_only_the_adapter_has_gradients_and_a_state_in_the_optimizer(request, tr
         training_spec, training_images, adapter=adapter, cache_dir=tmp_path, on_item=lambda *_: None
     )
     denoiser = adapter.load_denoiser(dtype=torch.float32, quantization=training_spec.quantization)
-    state = TrainingState(training_spec, model.card, denoiser, adapter=adapter, image_count=9, share=Share())
+    none = TrainingAdapter(denoiser, None, dtype=torch.float32, device=CPU)
+    state = TrainingState(
+        training_spec,
+        model.card,
+        denoiser,
+        adapter=adapter,
+        training_adapter=none,
+        image_count=9,
+        share=Share(),
+    )
     loss = state.loss(data.train[:2], no_prompt=data.no_prompt, generator=state.generator())
     loss.backward()
     weights = dict(denoiser.named_parameters())

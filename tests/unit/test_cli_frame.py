@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -145,7 +146,7 @@ def test_models_are_listed_and_one_is_explained(run):
     assert "flux1-dev" in table.stdout
     assert "FLUX.1 [dev]" in table.stdout
     one = run("models", "list", "sdxl")
-    assert "sdxl   missing  yes     yes     14/12" in one.stdout
+    assert re.search(r"sdxl   missing  yes     yes     -/1\d\.\d ", one.stdout)
     assert "python -m isengard models download sdxl" in one.stdout
     assert "demo-base" in run("models", "list", "demo").stdout
 
@@ -158,7 +159,7 @@ def test_models_are_json_for_a_script(run):
 def test_an_unknown_model_is_answered_with_the_known_ones(run):
     result = run("models", "list", "sdx")
     assert result.exit_code == 1
-    assert "known: demo, flux1-dev" in result.stderr
+    assert "known: demo, flux2-klein-base-4b" in result.stderr
 
 
 def test_a_terminal_that_lacks_a_letter_still_gets_an_answer(tmp_path):

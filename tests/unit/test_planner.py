@@ -107,8 +107,10 @@ def test_sdxl_is_trained_from_8_gb_on(size_gib):
     assert planned(size_gib, "sdxl", "balanced").fits
 
 
-def test_cards_that_multiply_in_8_bits_do():
-    assert planned(24, facts=machine(24, capability=(8, 9))).spec.quantization is Quantization.FP8_MATMUL
+def test_gradients_are_not_rounded_to_8_bits_unasked():
+    facts = machine(24, capability=(8, 9))
+    assert planned(24, facts=facts).spec.quantization is Quantization.INT8
+    assert planned(24, facts=facts, quantization="fp8_matmul").spec.quantization is Quantization.FP8_MATMUL
 
 
 def test_blocks_are_streamed_only_when_they_are_computed_twice():

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -17,10 +17,10 @@ from benchmarks.random_flux import CLIP_WIDTH, T5_WIDTH, Shape, build, enlarged,
 from benchmarks.task import ATTENTION, example_images
 from isengard.domain.job import Phase, Progress, Requests
 from isengard.domain.model import Family, LocalModel
-from isengard.domain.performance import Quantization, TextEncoders
+from isengard.domain.performance import TextEncoders
 from isengard.domain.training import TrainingSpec
 from isengard.engines.base import LoraTrainer
-from isengard.engines.loading import OnPart, untold
+from isengard.engines.loading import Held
 from isengard.engines.native.adapter import PromptEmbeds
 from isengard.engines.native.flux import FluxAdapter
 from isengard.engines.native.trainer import NativeTrainer
@@ -57,18 +57,11 @@ class RandomFlux(FluxAdapter):
             "pooled_prompt_embeds": torch.randn(CLIP_WIDTH, dtype=torch.bfloat16),
         }
 
-    def load_denoiser(
-        self,
-        *,
-        dtype: torch.dtype,  # noqa: ARG002 - part of the protocol
-        quantization: Quantization,
-        streamed_blocks: int = 0,
-        on_part: OnPart = untold,  # noqa: ARG002
-    ) -> torch.nn.Module:
+    def load_denoiser(self, **how: Unpack[Held]) -> torch.nn.Module:
         network: torch.nn.Module = held(
             transformer(self._shape, self._place),
-            quantization=quantization,
-            streamed_blocks=streamed_blocks,
+            quantization=how["quantization"],
+            streamed_blocks=how["streamed_blocks"] or 0,
             device=self._place,
         )
         return network

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 from accelerate import init_empty_weights
@@ -32,6 +32,15 @@ def untold(_done: int, _total: int) -> None:
     """For a caller that nobody watches."""
 
 
+class Held(TypedDict, total=False):
+    """How a network is loaded: arguments of `load_network`."""
+
+    dtype: Required[torch.dtype]
+    quantization: Quantization
+    streamed_blocks: int | None
+    on_part: OnPart
+
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -43,7 +52,7 @@ def load_network(
     device: torch.device,
     quantization: Quantization = Quantization.NONE,
     streamed_blocks: int | None = 0,
-    on_part: OnPart,
+    on_part: OnPart = untold,
 ) -> Any:
     """Load a network of diffusers, frozen and in evaluation mode, on the device.
 

@@ -1,16 +1,15 @@
 """What the training loop must know of a model family. One file per family implements it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.base import Frozen
-from isengard.domain.performance import Quantization
 from isengard.engines.device import moved
-from isengard.engines.loading import OnPart, untold
+from isengard.engines.loading import Held
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]
@@ -52,14 +51,7 @@ class FamilyAdapter(Protocol):
         """Drop the VAE and the text encoders."""
         ...
 
-    def load_denoiser(
-        self,
-        *,
-        dtype: torch.dtype,
-        quantization: Quantization,
-        streamed_blocks: int = 0,
-        on_part: OnPart = untold,
-    ) -> torch.nn.Module:
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
         """Load the frozen network that is adapted, on the device. See `load_network`."""
         ...
 

@@ -1,16 +1,16 @@
 """FLUX.1: packed latents, rectified flow, CLIP and T5 prompts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization, TextEncoders
+from isengard.domain.performance import TextEncoders
 from isengard.engines.device import compute_dtype, free_cached
-from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
+from isengard.engines.loading import Held, load_network, place_text_encoders
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest, stacked
 from isengard.engines.native.cache import placement_mark
@@ -79,25 +79,11 @@ class FluxAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(
-        self,
-        *,
-        dtype: torch.dtype,
-        quantization: Quantization,
-        streamed_blocks: int = 0,
-        on_part: OnPart = untold,
-    ) -> torch.nn.Module:
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
         from diffusers import FluxTransformer2DModel
 
-        denoiser: torch.nn.Module = load_network(
-            FluxTransformer2DModel,
-            self._model.path / "transformer",
-            dtype=dtype,
-            device=self._device,
-            quantization=quantization,
-            streamed_blocks=streamed_blocks,
-            on_part=on_part,
-        )
+        folder = self._model.path / "transformer"
+        denoiser: torch.nn.Module = load_network(FluxTransformer2DModel, folder, device=self._device, **held)
         return denoiser
 
     def target_pattern(self, targets: str) -> str:

@@ -1,7 +1,7 @@
 """FLUX.2 [klein]: latents normalised by the VAE's own statistics, rectified flow, prompts from the middle of Qwen3."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import (
@@ -14,9 +14,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization, TextEncoders
+from isengard.domain.performance import TextEncoders
 from isengard.engines.device import compute_dtype, free_cached
-from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
+from isengard.engines.loading import Held, load_network, place_text_encoders
 from isengard.engines.native import flow_matching
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest, stacked
 from isengard.engines.native.cache import placement_mark
@@ -87,23 +87,9 @@ class Flux2Adapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(
-        self,
-        *,
-        dtype: torch.dtype,
-        quantization: Quantization,
-        streamed_blocks: int = 0,
-        on_part: OnPart = untold,
-    ) -> torch.nn.Module:
-        denoiser: torch.nn.Module = load_network(
-            Flux2Transformer2DModel,
-            self._model.path / "transformer",
-            dtype=dtype,
-            device=self._device,
-            quantization=quantization,
-            streamed_blocks=streamed_blocks,
-            on_part=on_part,
-        )
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
+        folder = self._model.path / "transformer"
+        denoiser: torch.nn.Module = load_network(Flux2Transformer2DModel, folder, device=self._device, **held)
         return denoiser
 
     def target_pattern(self, targets: str) -> str:

@@ -1,7 +1,7 @@
 """SDXL: a UNet that predicts the noise of a discrete diffusion, prompts from two CLIPs, sizes as conditions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -9,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization, TextEncoders
+from isengard.domain.performance import TextEncoders
 from isengard.engines.device import compute_dtype, free_cached, moved
-from isengard.engines.loading import OnPart, load_network, place_text_encoders, untold
+from isengard.engines.loading import Held, load_network, place_text_encoders
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
 from isengard.engines.native.cache import placement_mark
 from isengard.engines.native.parts import draw, load_vae, mark
@@ -96,23 +96,9 @@ class SdxlAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(
-        self,
-        *,
-        dtype: torch.dtype,
-        quantization: Quantization,
-        streamed_blocks: int = 0,
-        on_part: OnPart = untold,
-    ) -> torch.nn.Module:
-        denoiser: torch.nn.Module = load_network(
-            UNet2DConditionModel,
-            self._model.path / "unet",
-            dtype=dtype,
-            device=self._device,
-            quantization=quantization,
-            streamed_blocks=streamed_blocks,
-            on_part=on_part,
-        )
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
+        folder = self._model.path / "unet"
+        denoiser: torch.nn.Module = load_network(UNet2DConditionModel, folder, device=self._device, **held)
         return denoiser
 
     def target_pattern(self, targets: str) -> str:

@@ -145,7 +145,7 @@ def test_a_form_without_its_model_leads_to_the_section(page):
 
 
 def test_the_image_tab_names_the_section_too(page):
-    form = {"base_model": "far", "character": "", "lora": ""}
+    form = {"base_model": "far", "character": "", "lora": "", "cache": "none"}
     offered = image_form.choices(page, form)
     said = image_form.absent_model(form, offered)
     assert said["title"] == "Far is not on this machine"

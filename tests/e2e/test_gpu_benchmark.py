@@ -20,12 +20,12 @@ ABSENT = ("gradio", "torchao", "bitsandbytes", "pi_heif", "prodigyopt", "typer",
 def test_cases_are_measured_once_and_go_into_the_file_and_the_documentation(tmp_path, capsys):
     file = tmp_path / "results" / "card.json"
     arguments = [*TINY, "--results", str(file)]
-    gpu.main([*arguments, "--cases", ":bf16"])
+    gpu.main([*arguments, "--cases", "train:bf16"])
     assert "nothing is left" in capsys.readouterr().out
     found = gpu.Results.model_validate_json(file.read_text(encoding="utf-8"))
-    assert [result.case.key for result in found.results] == ["train:bf16", "generate:bf16"]
+    assert [result.case.key for result in found.results] == ["train:bf16"]
     assert all(row.seconds > 0 for result in found.results for row in result.rows)
-    gpu.main([*arguments, "--cases", ":bf16", "--minutes", "0"])
+    gpu.main([*arguments, "--cases", "train:bf16", "--minutes", "0"])
     assert file.read_text(encoding="utf-8") == found.model_dump_json(indent=1)
     assert "| train | bf16 | 64 |" in gpu.markdown(found)
 
@@ -43,6 +43,15 @@ def test_it_needs_no_package_that_a_bare_gpu_machine_may_lack(case):
     )
     assert done.returncode == 0, done.stderr
     result = Result.model_validate_json(done.stdout.splitlines()[-1])
+    assert (len(result.rows), result.refused) == (1, "")
+
+
+@pytest.mark.aitoolkit
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ai_toolkit_is_measured_where_it_is(capsys):
+    gpu.main([*TINY, "--only", "train:AI-Toolkit, its defaults"])
+    result = Result.model_validate_json(capsys.readouterr().out.splitlines()[-1])
     assert (len(result.rows), result.refused) == (1, "")
 
 

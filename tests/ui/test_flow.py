@@ -22,7 +22,7 @@ from tests.ui.camera import DESK, Camera
 HEIC = ROOT / "tests" / "assets" / "heic"
 STEPS = 60
 #: A quick training takes a minute on an idle machine; the tests share theirs.
-PATIENCE_MS = 120_000
+PATIENCE_MS = 240_000
 
 
 @pytest.fixture

@@ -55,9 +55,6 @@ def serve(settings: Settings) -> None:
     settings.prepare_gradio()
     from starlette.middleware import Middleware
 
-    from isengard.services.machine import (
-        Machine,
-    )  # after the environment is set, as Gradio reads it when imported
     from tabs.common import WEB, Page, texts
     from tabs.page import build as build_page
     from tabs.pictures import Pictures
@@ -69,7 +66,7 @@ def serve(settings: Settings) -> None:
         app.characters, examples_dir=ASSETS / "characters", marker=settings.data_dir / "examples.json"
     )
     pictures = Pictures(folder=settings.cache_dir / "pictures", gallery=settings.images_dir)
-    demo = build_page(Page(app=app, machine=Machine(device=settings.device), pictures=pictures))
+    demo = build_page(Page(app=app, machine=app.machine, pictures=pictures))
     demo.queue(api_open=False, default_concurrency_limit=4)
     credentials = settings.auth.get_secret_value().split(":", 1) if settings.auth else None
     with stopping() as stop:
@@ -103,6 +100,7 @@ def serve(settings: Settings) -> None:
             stop.wait()
         app.ai_toolkit.cancel()
         app.ai_toolkit.wait(ENDING_S)
+        app.model_tasks.end(ENDING_S)
         demo.close()
 
 

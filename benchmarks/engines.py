@@ -19,22 +19,18 @@ import yaml
 from rich.table import Table
 
 from benchmarks.process import fresh, shown
-from benchmarks.random_flux import Shape, build, enlarged
 from benchmarks.task import CHARACTER, WARM_UP, example_images, resident_peak_bytes, step_seconds
 from isengard.domain.base import Frozen
 from isengard.domain.job import Phase, Progress, Requests
-from isengard.domain.model import Family, LocalModel, ModelCard
+from isengard.domain.model import Family
 from isengard.domain.presets import resolve_spec
-from isengard.domain.training import AI_TOOLKIT, NATIVE, TrainingImage, TrainingSpec
+from isengard.domain.training import AI_TOOLKIT, NATIVE, TrainingSpec
 from isengard.engines.base import LoraTrainer
 from isengard.errors import IsengardError
 from isengard.settings import ASSETS, Settings
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
-
-FLUX_DEV = "flux1-dev"
-FLUX_DEV_STEPS = 20
 
 
 class Trained(Frozen):
@@ -65,63 +61,27 @@ class Row(Frozen):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    if options.build:
-        build(options.folder, shape(options))
-        print("{}")
-    elif options.only:
+    if options.only:
         spec = plan(options.only, options, batch_size=options.batch_size, seed=options.seed)
         print(train(spec, options).model_dump_json())
-    elif options.flux_dev:
-        with tempfile.TemporaryDirectory() as name:
-            options.folder = Path(name) / FLUX_DEV
-            fresh("benchmarks.engines", ["--build", *handed_on(options)])
-            compare(options)
     else:
         compare(options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    full = Shape()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
     parser.add_argument("--model", default="demo", help="name of a model card (default: demo)")
-    parser.add_argument(
-        "--flux-dev",
-        action="store_true",
-        help=f"instead a FLUX.1-dev with random weights, bf16, 512 px, {FLUX_DEV_STEPS} steps; on a GPU",
-    )
     parser.add_argument("--steps", type=int, help="of each training (default: the preset's)")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each kind (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
-    sizes = [full.layers, full.single_layers]
-    parser.add_argument("--layers", type=int, nargs=2, default=sizes, help="of --flux-dev: two numbers")
-    parser.add_argument("--heads", type=int, default=full.heads, help="of --flux-dev")
-    for name, kind in {"only": str, "batch-size": int, "seed": int, "folder": Path}.items():
+    for name, kind in {"only": str, "batch-size": int, "seed": int}.items():
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # of the child processes
-    parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be 1 or more, got {options.rounds}")
-    if options.flux_dev:
-        options.model, options.steps = FLUX_DEV, options.steps or FLUX_DEV_STEPS
-        if shape(options) == full and not has_gpu():
-            parser.error(
-                "--flux-dev needs a CUDA device, and this machine has none;"
-                " `--layers 1 1 --heads 2` tries it out on the CPU with a tiny transformer"
-            )
     if options.steps is not None and options.steps <= WARM_UP:
         parser.error(f"--steps must be more than the {WARM_UP} that are not timed, got {options.steps}")
     return options
-
-
-def shape(options: argparse.Namespace) -> Shape:
-    layers, single_layers = options.layers
-    return Shape(layers=layers, single_layers=single_layers, heads=options.heads)
-
-
-def has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 def handed_on(options: argparse.Namespace) -> list[str]:
@@ -129,10 +89,6 @@ def handed_on(options: argparse.Namespace) -> list[str]:
     given = ["--model", options.model]
     if options.steps is not None:
         given += ["--steps", str(options.steps)]
-    if options.flux_dev:
-        layers = [str(count) for count in options.layers]
-        given += ["--flux-dev", "--folder", str(options.folder), "--layers", *layers]
-        given += ["--heads", str(options.heads)]
     return given
 
 
@@ -257,8 +213,8 @@ def train(spec: TrainingSpec, options: argparse.Namespace) -> Trained:
         folder = Path(name)
         lora = trainer(spec.engine, settings, device).train(
             spec=spec,
-            model=local_model(card, settings, options.folder),
-            images=pictures(folder, side=spec.resolutions[0]),
+            model=Weights(models_dir=settings.models_dir, assets_dir=ASSETS).locate_to_train(card),
+            images=example_images(),
             run_dir=folder / "run",
             cache_dir=folder / "cache",
             report=report,
@@ -284,21 +240,6 @@ def trainer(engine: str, settings: Settings, device: Any) -> LoraTrainer:
     if engine == AI_TOOLKIT:
         return AIToolkitTrainer(checkout=settings.ai_toolkit_dir, adapters=adapters, device=device)
     return NativeTrainer(adapters=adapters, device=device)
-
-
-def local_model(card: ModelCard, settings: Settings, folder: Path | None) -> LocalModel:
-    if folder is not None:
-        return LocalModel(card=card, path=folder)
-    return Weights(models_dir=settings.models_dir, assets_dir=ASSETS).locate_to_train(card)
-
-
-def pictures(folder: Path, *, side: int) -> tuple[TrainingImage, ...]:
-    """The example character's pictures, as large as they are trained."""
-    images = example_images()
-    if side <= images[0].width:
-        return images
-    (folder / "images").mkdir()
-    return enlarged(images, folder / "images", side=side)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def fresh(module: str, arguments: Sequence[str], *, environment: Mapping[str, st
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def shown(table: Table) -> str:
-    console = Console(width=80)
+def shown(table: Table, *, width: int = 80) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()

@@ -39,6 +39,30 @@ class MissingWeights(IsengardError):
     code = "missing_weights"
 
 
+class HubRefused(IsengardError):
+    """The Hugging Face hub does not give this: a licence is not accepted, the token is wrong, there is no such thing."""
+
+    code = "hub_refused"
+
+
+class HubUnreachable(IsengardError):
+    """The Hugging Face hub cannot be asked: no network, offline by choice, or it does not answer."""
+
+    code = "hub_unreachable"
+
+
+class DownloadFailed(IsengardError):
+    """A download came to an end before its end, or brought something else than was promised."""
+
+    code = "download_failed"
+
+
+class CheckpointRefused(IsengardError):
+    """A file or folder cannot stand in for a base model."""
+
+    code = "checkpoint_refused"
+
+
 class LoraRefused(IsengardError):
     """A LoRA file cannot be used: unreadable, of another model, or without effect."""
 

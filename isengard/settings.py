@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The demo base model.
 ASSETS = ROOT / "isengard" / "assets"
 PREFIX = "ISENGARD_"
-SECRETS = ("auth", "redis_url")
+#: Settings that are shared with other programs have the Hugging Face library's own names.
+SHARED = {"hub_token": "HF_TOKEN", "hub_endpoint": "HF_ENDPOINT", "hub_offline": "HF_HUB_OFFLINE"}
+
+
+#: Never shown. A child inherits the hub's token from the environment, and is given the queue's address.
+SECRET = {"auth", "hub_token", "redis_url"}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return SHARED.get(field, PREFIX + field.upper())
 
 
 class WorkerMode(StrEnum):
@@ -27,7 +37,7 @@ class WorkerMode(StrEnum):
 
 
 class Settings(BaseModel):
-    """Everything that can be set from outside. Each field is also the variable ``ISENGARD_<FIELD>``."""
+    """Everything that can be set from outside. Each field is also the variable that `variable` names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +55,9 @@ class Settings(BaseModel):
     port: int = Field(7860, ge=1, le=65535)
     share: bool = Field(False, description="also give the page a public gradio.live address")
     auth: SecretStr | None = Field(None, description="name:password the page asks for")
+    hub_token: SecretStr | None = Field(None, description="for gated models of the Hugging Face hub")
+    hub_endpoint: str = Field("https://huggingface.co", pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    hub_offline: bool = Field(False, description="ask the Hugging Face hub for nothing")
 
     @field_validator("auth")
     @classmethod
@@ -79,9 +92,7 @@ class Settings(BaseModel):
         """
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {
-            name: environment[PREFIX + name.upper()]
-            for name in cls.model_fields
-            if environment.get(PREFIX + name.upper())
+            name: environment[variable(name)] for name in cls.model_fields if environment.get(variable(name))
         }
         values |= {name: value for name, value in options.items() if value is not None}
         try:
@@ -90,8 +101,8 @@ class Settings(BaseModel):
             detail = error.errors()[0]
             name = ".".join(str(part) for part in detail["loc"])
             raise InvalidSpec(
-                f"setting {name} ({PREFIX}{name.upper()}): {detail['msg']}"
-                + (f", got {detail['input']!r}" if name not in SECRETS else "")
+                f"setting {name} ({variable(name)}): {detail['msg']}"
+                + (f", got {detail['input']!r}" if name not in SECRET else "")
             ) from None
         folders = {
             name: folder.expanduser().resolve()
@@ -106,12 +117,10 @@ class Settings(BaseModel):
         OpenMP threads that wait spin for long by default. On 2 cores with one other busy process a training step
         took 3.5 s instead of 0.2 s; with short spinning 0.7 s, and not slower where nothing else runs.
         """
-        given = {
-            name: value for name, value in self.model_dump(exclude={*SECRETS}).items() if value is not None
-        }
+        given = {name: value for name, value in self.model_dump(exclude=SECRET).items() if value is not None}
         if self.redis_url is not None:
             given["redis_url"] = self.redis_url.get_secret_value()
-        values = {PREFIX + name.upper(): str(value) for name, value in given.items()}
+        values = {variable(name): str(value) for name, value in given.items()}
         inherited = {name: value for name, value in os.environ.items() if name != PREFIX + "AUTH"}
         return {"GOMP_SPINCOUNT": "10000", **inherited, **values}
 

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from isengard.domain.generation import ImageSpec
 from isengard.domain.job import Job, JobKind
 from isengard.domain.model import Family, ModelCard
-from isengard.domain.performance import GenerationPlan, Offload
+from isengard.domain.performance import GenerationPlan
 from isengard.domain.training import AI_TOOLKIT, NATIVE
 from isengard.engines.base import IdentityScorer, Report
 from isengard.queue.base import JobQueue
@@ -18,17 +19,25 @@ from isengard.services.ai_toolkit import AiToolkitService
 from isengard.services.characters import CharacterService
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
+from isengard.services.machine import Machine
+from isengard.services.model_tasks import ModelTasks
+from isengard.services.models import ModelService
+from isengard.services.planning import Planning
 from isengard.services.training import Engine, TrainingService
-from isengard.settings import ASSETS, Settings
+from isengard.settings import ASSETS, ROOT, Settings
+from isengard.store import child
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
 from isengard.store.configs import Catalog
+from isengard.store.hub import Hub
+from isengard.store.memory import Peaks
+from isengard.store.token import TokenFile
 from isengard.store.weights import Weights
 
 #: What `build_handlers` can make: families by training engine, and families that make images.
-TRAINS = {NATIVE: (Family.FLUX, Family.SDXL), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
-GENERATES = (Family.FLUX, Family.SDXL)
+TRAINS = {NATIVE: tuple(Family), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
+GENERATES = tuple(Family)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,10 @@ class Application:
     ai_toolkit: AiToolkitService
     images: ImageService
     jobs: JobService
+    machine: Machine
+    planning: Planning
+    models: ModelService
+    model_tasks: ModelTasks
 
 
 def open_queue(settings: Settings) -> JobQueue:
@@ -66,6 +79,9 @@ def build(settings: Settings) -> Application:
         )
     )
     ai_toolkit = AiToolkitService(checkout=_checkout(settings))
+    machine = Machine(device=settings.device)
+    planning = Planning(machine=machine.facts, corrections=_peaks(settings).read)
+    token = TokenFile(settings.data_dir / "hub-token", given=settings.hub_token)
     return Application(
         settings=settings,
         queue=queue,
@@ -81,6 +97,7 @@ def build(settings: Settings) -> Application:
                 NATIVE: Engine(TRAINS[NATIVE]),
                 AI_TOOLKIT: Engine(TRAINS[AI_TOOLKIT], absence=ai_toolkit.absence),
             },
+            planning=planning,
             runs_dir=settings.runs_dir,
         ),
         ai_toolkit=ai_toolkit,
@@ -91,8 +108,23 @@ def build(settings: Settings) -> Application:
             loras=_loras(settings),
             images=_images(settings),
             families=GENERATES,
+            planning=planning,
         ),
         jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
+        machine=machine,
+        planning=planning,
+        models=ModelService(
+            catalog=catalog,
+            weights=weights,
+            queue=queue,
+            hub=Hub(endpoint=settings.hub_endpoint, token=token.get, offline=settings.hub_offline),
+            token=token,
+            convert=_convert,
+        ),
+        model_tasks=ModelTasks(
+            run=partial(child.run, env=settings.child_environment(), cwd=ROOT),
+            command=(sys.executable, "-m", "isengard", "models"),
+        ),
     )
 
 
@@ -101,22 +133,35 @@ def build_handlers(
 ) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
     """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
     from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
-    from isengard.engines.device import GIB, choose_device, free_memory
+    from isengard.engines.device import choose_device, cuda_machine, reset_peak
     from isengard.engines.native.adapter import AdapterFactory
     from isengard.engines.native.flux import FluxAdapter
+    from isengard.engines.native.flux2 import Flux2Adapter
     from isengard.engines.native.sdxl import SdxlAdapter
     from isengard.engines.native.trainer import NativeTrainer
     from isengard.engines.pipelines.generator import PipelineGenerator
     from isengard.engines.pipelines.verifier import PipelineVerifier
     from isengard.handlers.generation import generate_images
+    from isengard.handlers.memory import MemoryBook
     from isengard.handlers.training import TrainLora
 
     device = choose_device(settings.device)
-    adapters: Mapping[Family, AdapterFactory] = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}
+    adapters: Mapping[Family, AdapterFactory] = {
+        Family.FLUX: FluxAdapter,
+        Family.FLUX2: Flux2Adapter,
+        Family.SDXL: SdxlAdapter,
+    }
 
-    def plan(card: ModelCard, _spec: ImageSpec) -> GenerationPlan:
-        short = device.type == "cuda" and free_memory(device) < card.generate_memory_gb * GIB
-        return GenerationPlan(offload=Offload.MODEL if short else Offload.NONE)
+    peaks = _peaks(settings)
+    facts = application.machine.facts
+    planning = Planning(
+        machine=partial(cuda_machine, device, facts) if device.type == "cuda" else facts,
+        corrections=peaks.read,
+    )
+    book = MemoryBook(planning=planning, peaks=peaks, reset=partial(reset_peak, device))
+
+    def plan(card: ModelCard, spec: ImageSpec) -> GenerationPlan:
+        return planning.images(card, spec).plan
 
     generator = PipelineGenerator(device=device, plan=plan)
     loras = _loras(settings)
@@ -135,6 +180,7 @@ def build_handlers(
             loras=loras,
             runs_dir=settings.runs_dir,
             cache_dir=settings.cache_dir,
+            memory=book,
         ),
         JobKind.GENERATE_IMAGES: partial(
             generate_images,
@@ -144,6 +190,7 @@ def build_handlers(
             loras=loras,
             images=_images(settings),
             runs_dir=settings.runs_dir,
+            memory=book,
         ),
     }
 
@@ -160,6 +207,13 @@ def drawn_figure_scorer() -> IdentityScorer:
     return DrawnFigureScorer(ASSETS / "figure-encoder.safetensors")
 
 
+def _convert(file: Path, family: Family, parts: Path) -> None:
+    """Turn a single-file checkpoint into diffusers' layout. Imports torch."""
+    from isengard.engines.single_file import convert
+
+    convert(file, family=family, parts=parts)
+
+
 def _checkout(settings: Settings) -> Checkout:
     return Checkout(
         settings.ai_toolkit_dir,
@@ -172,6 +226,10 @@ def _loras(settings: Settings) -> Loras:
     return Loras(
         loras_dir=settings.loras_dir, runs_dir=settings.runs_dir, trash_dir=settings.trash_dir / "loras"
     )
+
+
+def _peaks(settings: Settings) -> Peaks:
+    return Peaks(settings.data_dir / "memory.json")
 
 
 def _images(settings: Settings) -> Images:

@@ -11,7 +11,8 @@ from gradio.components import Component
 from gradio.context import Context
 
 from isengard.domain.generation import FoundSettings
-from tabs import image_form, image_gallery, image_live
+from isengard.domain.performance import StepCache
+from tabs import image_fit, image_form, image_gallery, image_live
 from tabs.common import PRIVATE, QUIET, Page, handled, remembered, uploaded
 from tabs.frame import Tab
 from tabs.image_form import FIELDS, Form
@@ -170,6 +171,10 @@ class ImageTab:
             visible=bool(form["lora"]),
         )
         painted[p.fields["further"]] = image_form.further(form, offered["further"])
+        speeds = [key for _, key in offered["cache"]]
+        painted[p.fields["cache"]] = gr.Radio(
+            choices=offered["cache"], value=form["cache"] if form["cache"] in speeds else StepCache.NONE
+        )
         painted[p.size] = gr.Radio(choices=offered["size"], value=f"{form['width']}x{form['height']}")
         return {
             **painted,
@@ -191,9 +196,9 @@ class ImageTab:
         return {**lists, p.fields["further"]: further, **self._lack(form, offered)}
 
     def _lack(self, form: Form, offered: dict[str, image_form.Choices]) -> Painted:
-        lack = image_form.lack(form, offered)
-        p, shown = self.parts, lack is not None
-        return {p.lack: lack or {}, p.train: gr.Button(visible=shown)}
+        absent, lack = image_form.absent_model(form, offered), image_form.lack(form, offered)
+        p, shown = self.parts, lack is not None and absent is None
+        return {p.lack: absent or lack or {}, p.train: gr.Button(visible=shown)}
 
     # Results
 
@@ -296,6 +301,7 @@ class ImageTab:
         sides = [p.fields["width"], p.fields["height"]]
         p.size.input(None, p.size, sides, js=TAKE_SIZE, **QUIET)
         gr.on([side.change for side in sides], None, sides, p.size, js=SHOW_SIZE, **QUIET)
+        image_fit.wire(self._page, p.fields, p.fit)
         p.random.click(None, None, p.fields["seed"], js="() => ''", **QUIET)
         p.reuse.click(self.reuse_seed, None, p.fields["seed"], **SILENT)
         p.look.opened(handled(self.open), [p.selected, p.filled], self._form_outputs(), **SILENT).then(

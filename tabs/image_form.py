@@ -10,7 +10,9 @@ from isengard.domain.generation import FoundSettings, ImageSpec, LoraRef
 from isengard.domain.job import Job
 from isengard.domain.lora import Lora
 from isengard.domain.model import ModelCard
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, IsengardError
+from tabs import image_fit
 from tabs.common import Page
 
 #: The form's fields, in the order in which handlers get them. Those of `ImageSpec` have its names.
@@ -28,10 +30,12 @@ FIELDS = (
     "guidance_scale",
     "seed",
     "count",
+    "cache",
 )
-SPEC_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale", "count")
+SPEC_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale", "count", "cache")
 #: Width to height of the presets.
 RATIOS = {"1:1": 1.0, "4:5": 4 / 5, "3:2": 3 / 2, "16:9": 16 / 9, "9:16": 9 / 16}
+FAST = {StepCache.FIRST_BLOCK: "Fast", StepCache.MAG: "Fast (MagCache)"}
 #: `ImageSpec` takes multiples of this.
 GRID = 16
 MAX_LORAS = 8
@@ -39,6 +43,9 @@ NO_CHARACTER = "No character: the base model alone"
 
 Form = dict[str, Any]
 Choices = list[tuple[str, str]]
+
+#: Behind the title of a model that has still to be fetched.
+ABSENT = " · not on this machine"
 
 
 def form_of(values: Sequence[Any]) -> Form:
@@ -126,6 +133,12 @@ def sizes(card: ModelCard) -> Choices:
     return found
 
 
+def speeds(card: ModelCard, chosen: str) -> Choices:
+    """Exact, and fast where a cache works with the model. A second cache is offered to those who have chosen it."""
+    usable = [cache for cache in card.step_caches if cache is card.step_caches[0] or cache == chosen]
+    return [("Exact", StepCache.NONE), *((FAST[cache], cache) for cache in usable)]
+
+
 def of_card(card: ModelCard) -> dict[str, Any]:
     """The fields a model's card fills in."""
     side = card.resolutions[-1]
@@ -173,6 +186,7 @@ def default_form(page: Page, character: str) -> Form:
         "strength": 1.0,
         "further": {"rows": []},
         "count": 1,
+        "cache": StepCache.NONE,
     }
     newest = next(iter(page.app.images.loras()), None)
     return form | of_character(page, character or (newest.character if newest else ""), form)
@@ -236,8 +250,7 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
     loras = page.app.images.loras()
     own = [lora for lora in loras if lora.character == form["character"]]
     models = [
-        (card.title + ("" if ready else " · not on this machine"), card.name)
-        for card, ready in page.app.images.models()
+        (image_fit.label(page, card, ready=ready), card.name) for card, ready in page.app.images.models()
     ]
     card = next((card for card, _ in page.app.images.models() if card.name == form["base_model"]), None)
     return {
@@ -247,6 +260,7 @@ def choices(page: Page, form: Form) -> dict[str, Choices]:
         "base_model": models,
         "template": [("From the model", ""), *((one.title, one.name) for one in page.app.images.templates())],
         "size": sizes(card) if card else [],
+        "cache": speeds(card, form["cache"]) if card else [],
     }
 
 
@@ -255,6 +269,17 @@ def further(form: Form, offered: Choices) -> dict[str, Any]:
     return {
         "choices": [{"value": key, "label": label} for label, key in offered],
         "rows": rows_of(form["further"]),
+    }
+
+
+def absent_model(form: Form, offered: Mapping[str, Choices]) -> dict[str, str] | None:
+    """What to tell a person who has chosen a model that has still to be fetched."""
+    label = next((label for label, key in offered["base_model"] if key == form["base_model"]), "")
+    if not label.endswith(ABSENT):
+        return None
+    return {
+        "title": f"{label.removesuffix(ABSENT)} is not on this machine",
+        "text": "Get it on the Training tab, under “Base models”, or choose another model.",
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isengard.domain.generation import SavedImage
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec
 from isengard.files import disk_full_as_error
 from tabs.common import Page, duration
@@ -74,6 +75,7 @@ def _item(page: Page, saved: SavedImage, titles: Mapping[str, str]) -> dict[str,
             {"name": "Size", "value": f"{spec.width} x {spec.height}"},
             {"name": "Steps", "value": str(spec.num_inference_steps)},
             {"name": "Guidance", "value": f"{spec.guidance_scale:g}"},
+            *([{"name": "Speed", "value": "fast"}] if spec.cache is not StepCache.NONE else []),
             {
                 "name": "Took",
                 "value": duration(record.seconds) if record.seconds >= 10 else f"{record.seconds:.1f} s",

@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.i18n import I18nData
 
+from tabs import image_fit
 from tabs.common import Page, spoken, t, widget
 from tabs.image_form import FIELDS
 from tabs.image_gallery import ALL, PAGE
@@ -35,6 +36,7 @@ class Parts:
     train: gr.Button
     sent: gr.HTML
     size: gr.Radio
+    fit: gr.HTML
     random: gr.Button
     reuse: gr.Button
     drop: gr.HTML
@@ -58,6 +60,7 @@ def lay_out(page: Page) -> Parts:
             made |= _character(fields)
             made["size"] = gr.Radio([], label=t("image.size"), elem_id="image-size", elem_classes=["small"])
             _amounts(fields)
+            made["fit"] = image_fit.lay()
             with gr.Accordion(t("image.further"), open=False):
                 fields["further"] = spoken(
                     "image", "image_further", {"rows": [], "choices": []}, elem_id="image-further"
@@ -123,6 +126,14 @@ def _amounts(fields: dict[str, Any]) -> None:
         label=t("image.strength"),
         info=t("image.strength.info"),
         elem_id="image-strength",
+    )
+    fields["cache"] = gr.Radio(
+        [],
+        label=t("image.speed"),
+        info=t("image.speed.info"),
+        interactive=True,
+        elem_id="image-speed",
+        elem_classes=["small"],
     )
 
 

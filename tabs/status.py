@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from isengard.domain.job import Job, JobKind, JobStatus, Phase, Progress
+from tabs import training_models
 from tabs.common import Page, duration
 
 PHASES: Mapping[Phase, str] = {
@@ -48,7 +49,8 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
     def look(_: Any = None) -> dict[str, Any]:
         machine = page.machine.state()
         jobs = page.app.jobs.jobs(limit=50)
-        installation = page.app.ai_toolkit.installation()
+        installation, tasks = page.app.ai_toolkit.installation(), page.app.model_tasks.tasks()
+        busy = installation.running or page.app.model_tasks.running()
         running = next((job for job in jobs if job.status is JobStatus.RUNNING), None)
         waiting = sum(job.status is JobStatus.QUEUED for job in jobs)
         return {
@@ -59,12 +61,15 @@ def looker(page: Page) -> Callable[..., dict[str, Any]]:
             "training": None
             if running is None or running.kind is not JobKind.TRAIN_LORA
             else figures(running),
-            "again_s": turns.wait(WHILE_RUNNING_S if running or installation.running else WHILE_IDLE_S),
+            "models": training_models.live(tasks),
+            "again_s": turns.wait(WHILE_RUNNING_S if running or busy else WHILE_IDLE_S),
             "key": json.dumps(
                 [
                     page.app.characters.version(),
                     page.app.ai_toolkit.absence(),
                     installation.model_dump(mode="json"),
+                    page.app.models.version(),
+                    training_models.changes(tasks),
                     *(_changes(job) for job in jobs[:12]),
                 ]
             ),

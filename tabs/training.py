@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from tabs import training_exchange, training_fields
+from tabs import training_exchange, training_fields, training_models
 from tabs.common import PRIVATE, QUIET, Page, handled, scripted, t
 from tabs.frame import Tab
 from tabs.training_actions import Actions
@@ -20,7 +20,7 @@ BUTTONS = ("resume", "pause", "save", "sample", "cancel")
 def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
     view, actions = View(page), Actions(page)
-    parts, exchange = _layout(page)
+    parts, exchange, section = _layout(page)
     hidden = {name: gr.Textbox(visible=False, elem_id=f"training-{name}") for name in HIDDEN}
     refresh = _refresher(view, parts)
     inputs = [
@@ -38,6 +38,7 @@ def build(page: Page) -> Tab:
     _wire_engine(parts, actions, again)
     _wire_run(parts, hidden, actions, again)
     _wire_lists(parts, hidden, actions, again)
+    training_models.wire(section, page, opener=parts["get_model"], again=again)
     training_exchange.wire(exchange, page, form=parts["form"], hidden=hidden, again=again)
     return Tab(
         refresh=refresh,
@@ -52,7 +53,7 @@ def build(page: Page) -> Tab:
 HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
-def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange]:
+def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange, training_models.Section]:
     own = functools.partial(scripted, "training", "training_dom")
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
@@ -67,6 +68,9 @@ def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange]:
                 exchange = training_exchange.lay()
                 parts["engine"] = own("training_engine", {}, elem_id="training-engine")
             parts["estimate"] = own("training_estimate", {}, elem_id="training-estimate")
+            parts["get_model"] = gr.Button(
+                t("models.get"), size="sm", visible=False, elem_id="training-get-model"
+            )
             parts["start"] = gr.Button(
                 t("training.start"),
                 variant="primary",
@@ -97,7 +101,9 @@ def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange]:
             with gr.Accordion(t("training.log"), open=False, elem_id="training-log-fold"):
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
-    return parts, exchange
+    section = training_models.lay()
+    parts["weights"] = section.list
+    return parts, exchange, section
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
@@ -154,6 +160,7 @@ def component(name: str, view: Any) -> Any:
             choices=view["choices"], value=view["value"] or None, info=view["about"] or " "
         ),
         "latest": lambda view: gr.Button(visible=view),
+        "get_model": lambda view: gr.Button(visible=view),
         "generate": lambda view: gr.Button(visible=view),
         "actions": lambda view: gr.Row(visible=view),
         **dict.fromkeys(("start", *BUTTONS), lambda view: gr.Button(interactive=view)),

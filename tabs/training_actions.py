@@ -69,7 +69,8 @@ class Actions:
     def mend(self, job_id: str, number: int) -> Job:
         """Press one of the buttons that `remedies` gives for the job."""
         job = self._app.jobs.get(job_id)
-        ways = remedies(job, tuple(self._app.jobs.checkpoints(job.id)))
+        remedy = self._app.training.remedy(job.id)
+        ways = remedies(job, tuple(self._app.jobs.checkpoints(job.id)), remedy)
         if not 0 <= number < len(ways):
             raise InvalidSpec("this is not offered any more; look at the job again")
         return self._app.training.resume(job_id, ways[number]["changes"])

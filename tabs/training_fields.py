@@ -38,7 +38,7 @@ EXPLAINED: Mapping[str, str] = {
     "guidance_scale": "given to models that take guidance as an input",
     "seed": "the same seed with the same images gives the same LoRA",
     "rank": "size of the adapter: more can learn more, and learns by heart sooner",
-    "optimizer": "the rule of learning: adamw8bit saves memory and needs CUDA; prodigy finds the learning rate itself (set it to 1)",
+    "optimizer": "the rule of learning: adamw8bit keeps its state in 8 bits, to save memory; prodigy finds the learning rate itself (set it to 1)",
     "learning_rate": "how far one step goes; too high destroys, too low learns nothing",
     "weight_decay": "pulls the adapter's weights towards zero",
     "lr_scheduler": "with cosine it falls to zero at the end; constant stays",

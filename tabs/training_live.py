@@ -13,6 +13,7 @@ from isengard.domain.captions import resolve_caption
 from isengard.domain.job import Job, JobEvent, JobStatus, Stop
 from isengard.domain.training import TrainingSpec
 from isengard.errors import InvalidSpec
+from isengard.services.training import Remedy
 from tabs.status import figures, name_of
 
 #: At most so many points of a curve are sent.
@@ -81,6 +82,7 @@ def card(
     ahead: int = 0,
     last_step: int = 0,
     checkpoints: Sequence[int] = (),
+    remedy: Remedy | None = None,
 ) -> dict[str, Any]:
     """The live card of a run; ``{"job": ""}`` when there is none."""
     if job is None:
@@ -102,7 +104,7 @@ def card(
         "figures": {**figures(job), "last": last_step},
         "error": job.error.message if job.error else "",
         "result": result_words(job),
-        "remedies": remedies(job, checkpoints),
+        "remedies": remedies(job, checkpoints, remedy),
     }
 
 
@@ -119,15 +121,17 @@ def result_words(job: Job) -> str:
     return ", ".join(said)
 
 
-def remedies(job: Job, checkpoints: Sequence[int]) -> list[dict[str, Any]]:
-    """The buttons that mend an ended run; each with the changes it makes."""
+def remedies(job: Job, checkpoints: Sequence[int], remedy: Remedy | None = None) -> list[dict[str, Any]]:
+    """The buttons that mend an ended run; each with the changes it makes. ``remedy``: what the planner knows."""
     if job.status is JobStatus.CANCELLED:
         return [{"label": _go_on(checkpoints, "Continue"), "changes": {}}]
     spec = spec_of(job)
     if job.status is not JobStatus.FAILED or job.error is None or spec is None:
         return []
     ways: list[dict[str, Any]] = []
-    if job.error.code == "out_of_memory":
+    if remedy is not None:
+        ways.append({"label": f"Restart with {remedy.words}", "changes": dict(remedy.changes)})
+    elif job.error.code == "out_of_memory":
         if not spec.gradient_checkpointing:
             ways.append(
                 {"label": "Retry with gradient checkpointing", "changes": {"gradient_checkpointing": True}}

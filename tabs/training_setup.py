@@ -1,17 +1,24 @@
 """What the left side of the training tab shows: choices, settings, and what is known before the start."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from isengard.domain.memory import Machine
+from isengard.domain.model import ModelCard
+from isengard.domain.planner import TrainingPlan
 from isengard.domain.training import TrainingSpec
 from isengard.errors import IsengardError
 from isengard.services.estimate import Estimate, Estimator, Measured
+from isengard.services.training import TrainingService
 from tabs import training_fields
 from tabs.common import Page, duration
 
+GIB = 1024**3
+#: Free memory is looked at in steps of so many bytes.
+ROOM_STEP = 2**28
 #: The preset the others are compared with.
 COMPARED = "balanced"
 
@@ -43,13 +50,19 @@ class Setup:
         characters = [(character.name, character.id) for character in self._page.app.characters.list()]
         return {**self._known(), "characters": characters}
 
+    def first_ready(self) -> str:
+        """The first model to choose from whose weights are here; empty when there is none."""
+        known, weights = self._known(), self._page.app.weights
+        ready = (name for _, name in known["models"] if weights.status(known["cards"][name]).ready)
+        return next(ready, "")
+
     def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
         """The form's values and the estimate; ``jobs``: what has to change for the estimate to be made anew."""
         if problem := self._known()["problem"]:
             return _nothing(problem)
         room = self._estimator.free_bytes() // 50_000_000
         engines = self._engines(choice.model)
-        stamp = (self._files(), self._of_character(choice.character), jobs, room, engines)
+        stamp = (self._files(), self._of_character(choice.character), jobs, room, engines, self._machine())
         made: dict[str, Any] = self._view(choice, json.dumps(overrides, sort_keys=True), stamp)
         if not made["planned"]:
             return made
@@ -59,7 +72,7 @@ class Setup:
     def _known(self) -> dict[str, Any]:
         """The catalog; empty, with the reason, when a file of it is wrong."""
         try:
-            catalog: dict[str, Any] = self._catalog(self._files())
+            catalog: dict[str, Any] = self._catalog((self._files(), self._machine()))
         except IsengardError as error:
             return {
                 "models": [],
@@ -70,6 +83,16 @@ class Setup:
                 "problem": str(error),
             }
         return catalog
+
+    def _machine(self) -> tuple[Any, ...]:
+        """What plans depend on, in steps that are not crossed all the time."""
+        machine, known = self._page.app.planning.machine(), self._page.app.planning.corrections()
+        return (machine.name, machine.room() // ROOM_STEP, machine.system_room() // ROOM_STEP, known)
+
+    def lacks_model(self, name: str) -> bool:
+        """Whether the model that is chosen has still to be fetched."""
+        card = self._known()["cards"].get(name)
+        return card is not None and not self._page.app.weights.status(card).ready
 
     def _files(self) -> tuple[Any, ...]:
         folder = self._page.app.settings.configs_dir
@@ -91,7 +114,7 @@ class Setup:
         app = self._page.app
         cards, presets = app.catalog.models(), app.catalog.presets()
         return {
-            "models": [(card.title, card.name) for card in cards if card.trains or card.training_adapter],
+            "models": offered(app.training, cards),
             "all_models": [(card.title, card.name) for card in cards],
             "presets": [(preset.title, preset.name) for preset in presets],
             "about": {preset.name: preset.description for preset in presets},
@@ -105,7 +128,6 @@ class Setup:
             return _nothing(problem if not self._page.app.characters.list() else "Choose a character.")
         given: dict[str, Any] = json.loads(overrides)
         try:
-            card = self._page.app.catalog.model(choice.model)
             base = training_fields.values(self._plan(choice, {}))
             form = {
                 "base": base,
@@ -115,19 +137,21 @@ class Setup:
         except IsengardError as error:
             return _nothing(str(error))
         try:
-            spec = self._plan(choice, given)
+            plan = self._page.app.training.planned(**_asked(choice, given))
         except IsengardError as error:
-            return {"planned": False, "form": form, "estimate": {"figures": [], "problems": [str(error)]}}
+            return {**_nothing(str(error)), "form": form}
+        machine = self._page.app.planning.machine()
+        estimate = estimate_view(self._estimator.estimate(plan))
+        problems = [*([] if plan.fits else plan.reasons), *estimate["problems"]]
         return {
             "planned": True,
+            "startable": plan.fits or plan.possible,
             "form": form,
-            "estimate": estimate_view(self._estimator.estimate(spec, card)),
+            "estimate": {**estimate, "problems": problems, "plan": plan_view(plan, machine)},
         }
 
     def _plan(self, choice: Choice, overrides: dict[str, Any]) -> TrainingSpec:
-        return self._page.app.training.plan(
-            character_id=choice.character, base_model=choice.model, preset=choice.preset, overrides=overrides
-        )
+        return self._page.app.training.plan(**_asked(choice, overrides))
 
     def _compared(self, choice: Choice, base: dict[str, Any]) -> dict[str, Any]:
         """The fields that are not as in the preset everything is compared with, as they are there."""
@@ -155,9 +179,49 @@ class Setup:
         return found
 
 
+def offered(training: TrainingService, cards: Sequence[ModelCard]) -> list[tuple[str, str]]:
+    """The models to choose from as (label, name): what is recommended here first, what cannot work here last."""
+    plans = {card.name: training.fit(card.name) for card in cards}
+    trained = [(card, plan) for card in cards if (plan := plans[card.name]) is not None]
+    best = training.recommended()
+    ranked = sorted(trained, key=lambda pair: (not pair[1].fits, pair[0].name != best))
+    return [(_label(card, plan, best), card.name) for card, plan in ranked]
+
+
+def _label(card: ModelCard, plan: TrainingPlan, best: str) -> str:
+    if not plan.fits:
+        return f"{card.title} · does not fit here"
+    return f"{card.title} · recommended here" if card.name == best else card.title
+
+
+def _asked(choice: Choice, overrides: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "character_id": choice.character,
+        "base_model": choice.model,
+        "preset": choice.preset,
+        "overrides": overrides,
+    }
+
+
+def plan_view(plan: TrainingPlan, machine: Machine) -> dict[str, Any]:
+    """The plan in a line, its expected peak beside the device's memory, and why it is so; empty when nothing is known."""
+    if not plan.expected_peak_bytes:
+        return {}
+    return {
+        "words": plan.words,
+        "peak": f"{max(plan.expected_peak_bytes / GIB, 0.1):.1f}",
+        "total": f"{machine.total_bytes / GIB:.0f} GB",
+        "percent": min(100, round(100 * plan.expected_peak_bytes / max(machine.total_bytes, 1))),
+        "fits": plan.fits,
+        "measured": plan.measured,
+        "reasons": list(plan.reasons) if plan.fits else [],
+    }
+
+
 def _nothing(problem: str) -> dict[str, Any]:
     return {
         "planned": False,
+        "startable": True,
         "form": {"base": {}, "compared": {}, "compared_with": ""},
         "estimate": {"figures": [], "problems": [problem]},
     }
@@ -165,22 +229,16 @@ def _nothing(problem: str) -> dict[str, Any]:
 
 def estimate_view(estimate: Estimate) -> dict[str, Any]:
     """The three figures, each with where it comes from, and what stands in the way."""
-    card_words = "the model card's figure, not measured here"
     problems = []
     if estimate.lacks_disk and estimate.disk_bytes:
         problems.append(
             f"Too little disk: the checkpoints need about {size(estimate.disk_bytes.value)}, and"
             f" {size(estimate.free_bytes)} are free. Free some space, or keep fewer checkpoints (Advanced)."
         )
-    memory = estimate.memory_gb
     return {
         "figures": [
             _figure("Time", estimate.seconds, duration, "not measured yet", "nothing like it was trained here yet"),
-            {
-                "label": "Memory",
-                "value": f"{memory.value if memory else estimate.card_memory_gb:.1f} GB",
-                "origin": f"measured: {memory.origin}" if memory else card_words,
-            },
+            _memory_figure(estimate.memory_gb),
             _figure(
                 "Disk", estimate.disk_bytes, size, "not measured yet",
                 f"known after the first checkpoint; {size(estimate.free_bytes)} free",
@@ -188,6 +246,13 @@ def estimate_view(estimate: Estimate) -> dict[str, Any]:
         ],
         "problems": problems,
     }  # fmt: skip
+
+
+def _memory_figure(memory: Measured | None) -> dict[str, str]:
+    if memory is None:
+        return {"label": "Memory", "value": "not known", "origin": "nothing like it was trained here yet"}
+    origin = f"measured: {memory.origin}" if memory.exact else memory.origin
+    return {"label": "Memory", "value": f"{memory.value:.1f} GB", "origin": origin}
 
 
 def _figure(

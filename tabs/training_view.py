@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from isengard.errors import IsengardError
 from isengard.services.ai_toolkit import AiToolkitService
 from tabs import training_fields, training_lists, training_live
 from tabs.common import Page
+from tabs.training_models import ModelsView
 from tabs.training_setup import Choice, Setup
 
 #: Ended trainings in the history.
@@ -25,6 +27,7 @@ class View:
     def __init__(self, page: Page) -> None:
         self._page = page
         self.setup = Setup(page)
+        self._models = ModelsView(page.app)
         self._worked: dict[tuple[str, float | None], float] = {}
         self._metrics: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
 
@@ -33,6 +36,8 @@ class View:
         jobs = list(self._page.app.jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=HISTORY + 20))
         job = shown(jobs, chosen)
         choices = self.setup.choices()
+        if job is None and not asked.model:  # what can be tried at once
+            asked = replace(asked, model=self.setup.first_ready())
         choice = filled(asked, choices, job)
         given = training_fields.overrides(form)
         stamp = tuple((one.id, one.status) for one in jobs)
@@ -49,7 +54,9 @@ class View:
             "form": setup["form"],
             "engine": engine_notice(self._page.app.ai_toolkit),
             "estimate": setup["estimate"],
-            "start": bool(choice.character),
+            "start": bool(choice.character) and setup["startable"],
+            "weights": self._models.value(),
+            "get_model": self.setup.lacks_model(choice.model),
             **self._run(job, titles, presets),
             "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
             "generate": self._made(job, choice.character),
@@ -80,6 +87,7 @@ class View:
             ahead=jobs.ahead(job.id) if job.status is JobStatus.QUEUED else 0,
             last_step=max((row["step"] for row in rows), default=0),
             checkpoints=tuple(jobs.checkpoints(job.id)),
+            remedy=self._page.app.training.remedy(job.id),
         )
         pictures = {
             key: (self._page.pictures.thumbnail(path), self._page.pictures.whole(path))

@@ -43,8 +43,6 @@ def tiny_settings(data_dir: Path, model_dir: Path, **options: Any) -> Settings:
         "num_inference_steps": 2,
         "guidance_scale": 3.5,
         "max_sequence_length": 16,
-        "train_memory_gb": 0.1,
-        "generate_memory_gb": 0.1,
     }
     (configs / "models.yaml").write_text(yaml.safe_dump({"tiny": card}))
     preset = {

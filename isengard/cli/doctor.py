@@ -19,6 +19,7 @@ from isengard import files
 from isengard.cli.common import application, err, out, print_json
 from isengard.domain.base import Frozen
 from isengard.domain.job import JobStatus
+from isengard.domain.memory import gb
 from isengard.errors import IsengardError
 from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.store.ai_toolkit import OURS, CheckoutState, Matter
@@ -80,7 +81,7 @@ def doctor(
     except (IsengardError, OSError, sqlite3.Error) as error:
         findings.append(_broken("application", error))
     else:
-        parts = (_configs, _base_models, _ai_toolkit, *((_smoke,) if smoke else ()), _jobs)
+        parts = (_configs, _base_models, _memory, _ai_toolkit, *((_smoke,) if smoke else ()), _jobs)
         findings += [finding for part in parts for finding in _safely(part, app)]
     broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
     if as_json:
@@ -185,8 +186,21 @@ def _base_models(app: Application) -> Iterator[Finding]:
         verdict, detail = Verdict.OK, str(found.path)
         if not found.ready:
             verdict = Verdict.BROKEN if card.path else Verdict.WARNING
-            detail = f"{found.state}; how to get it: python -m isengard models {card.name}"
+            detail = f"{found.state}; get it with: python -m isengard models download {card.name}"
         yield Finding(what=f"model {card.name}", verdict=verdict, detail=detail)
+
+
+def _memory(app: Application) -> Iterator[Finding]:
+    """What the planner would do here; nothing is tried."""
+    machine = app.planning.machine()
+    room = f"{machine.name}: {gb(machine.room())} for a job, {gb(machine.system_room())} of system memory"
+    yield Finding(what="memory", verdict=Verdict.OK, detail=room)
+    for card in app.catalog.models():
+        trained, made = app.training.fit(card.name), app.planning.makes_images(card)
+        said = [f"images with {made.words}" if made.fits else made.reasons[0]]
+        if trained is not None:
+            said.insert(0, f"trains with {trained.words}" if trained.fits else trained.reasons[0])
+        yield Finding(what=f"fits {card.name}", verdict=Verdict.OK, detail="; ".join(said))
 
 
 def _ai_toolkit(app: Application) -> Iterator[Finding]:

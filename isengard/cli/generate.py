@@ -8,6 +8,8 @@ import typer
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
+from isengard.cli.train import parsed, tell
+from isengard.domain.performance import StepCache
 from isengard.services.images import ImageService
 
 _LORA = re.compile(r"(?P<lora>[\w-]+)(:(?P<strength>-?\d+(\.\d+)?))?(@(?P<step>\d+))?")
@@ -63,6 +65,19 @@ def generate(  # noqa: PLR0913 - each is an option
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same image; drawn when left out.")] = None,
     count: Annotated[int | None, typer.Option(help="Images to make, with seed, seed + 1, ...")] = None,
+    cache: Annotated[
+        StepCache | None,
+        typer.Option(help="first_block or mag: faster, and details differ a little; none is exact."),
+    ] = None,
+    performance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="How the model is held and run, instead of what is planned: quantization, offload, text_encoders,"
+            " attention, compile, vae_tiling, batch_size; several are allowed.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Only queue the job and print its id.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -73,6 +88,8 @@ def generate(  # noqa: PLR0913 - each is an option
       python -m isengard generate --lora JOB_ID:0.9 --prompt "a photo of [trigger] [class] in the rain" --count 4
 
       python -m isengard generate --like image.png --seed 7
+
+      python -m isengard generate --model flux1-dev --prompt "a harbour" --cache first_block --set quantization=int8
 
     `python -m isengard lora list` shows the LoRAs.
     """
@@ -85,16 +102,22 @@ def generate(  # noqa: PLR0913 - each is an option
         "guidance_scale": guidance,
         "seed": seed,
         "count": count,
+        "cache": cache,
         **(_size(size) if size else {}),
     }
     overrides = _settings_of(app.images, like) if like else {}
     overrides |= {name: value for name, value in given.items() if value is not None}
+    if performance:
+        overrides["performance"] = {**overrides.get("performance", {}), **parsed(performance)}
     spec = app.images.plan(template=template, overrides=overrides)
     if app.images.with_trigger(spec) != spec.prompt:
         err.print(
             "the prompt calls up no LoRA; put [trigger] [class] where the character should be", markup=False
         )
+    fit = app.images.fit(spec)
     job = app.images.submit(spec)
+    if fit.peak_bytes and not as_json:
+        tell(fit, app.planning.machine().total_bytes)
     if not detach:
         with working(app):
             finish(app, job.id)

@@ -1,5 +1,7 @@
 """``python -m isengard jobs``: what is running, what waits, and what became of the rest."""
 
+import json
+import shlex
 import time
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,6 +12,7 @@ from rich.table import Table
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import duration, facts, finish, working
 from isengard.domain.job import Job, JobKind, JobStatus, Stop
+from isengard.services.training import Remedy
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,7 +48,8 @@ def list_jobs(
 @app.command()
 def show(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> None:
     """Say all about one job: its state, what it was asked to do, and its history."""
-    service = application(context).jobs
+    ours = application(context)
+    service = ours.jobs
     job, history = service.get(job_id), service.history(job_id)
     if as_json:
         events = [event.model_dump(mode="json") for event in history]
@@ -60,6 +64,7 @@ def show(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> N
         "error": job.error.message if job.error else "",
         "took": duration(job.finished_at - job.started_at) if job.finished_at and job.started_at else "",
         "folder": str(service.run_dir(job_id)),
+        "way out": way_out(ours.training.remedy(job_id), job_id),
     }
     for name, value in lines.items():
         if value:
@@ -138,6 +143,16 @@ def remove(
         typer.confirm("Remove it?", abort=True, err=True)
     service.remove(job_id)
     out.print(f"job {job_id} is removed")
+
+
+def way_out(remedy: Remedy | None, job_id: str) -> str:
+    """The command that lets a training go on with less memory."""
+    if remedy is None:
+        return ""
+    changes = " ".join(
+        shlex.quote(f"--set={name}={json.dumps(value)}") for name, value in remedy.changes.items()
+    )
+    return f"{remedy.words}: python -m isengard jobs retry {job_id} {changes}"
 
 
 def subject(job: Job) -> str:

@@ -71,7 +71,7 @@ def convert(
 ) -> None:
     """Write a LoRA with other key names. Its effect stays the same.
 
-    kohya keys name the layers of the original model. In FLUX.1's q, k and v are one: three LoRAs become one of three
+    kohya keys name the layers of the original model. In FLUX's q, k and v are one: three LoRAs become one of three
     times the rank. SDXL's are the same layers.
     """
     from isengard.engines.lora_format import convert as convert_file  # loads torch, so only here

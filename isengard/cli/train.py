@@ -7,7 +7,10 @@ import yaml
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
+from isengard.domain.image_planner import ImagePlan
 from isengard.domain.job import Job
+from isengard.domain.memory import gb
+from isengard.domain.planner import TrainingPlan
 from isengard.domain.presets import differences
 from isengard.wiring import Application
 
@@ -50,15 +53,25 @@ def train(
         "preset": preset,
         "overrides": parsed(settings or []),
     }
+    planned = app.training.planned(**choice)
     if plan:
-        spec = app.training.plan(**choice)
         if as_json:
-            print_json(spec.model_dump(mode="json"))
+            print_json(planned.spec.model_dump(mode="json"))
         else:
-            for name, value in differences(spec).items():
+            for name, value in differences(planned.spec).items():
                 out.print(f"{name}: {value}")
+    if planned.expected_peak_bytes and not as_json:
+        tell(planned, app.planning.machine().total_bytes)
+    if plan:
         return
     carry_out(app, app.training.submit(**choice), detach=detach, as_json=as_json)
+
+
+def tell(planned: TrainingPlan | ImagePlan, total_bytes: int) -> None:
+    """Say on stderr how a job is fitted to this machine."""
+    err.print(f"plan: {planned.words}; expected {gb(planned.peak_bytes)} of {gb(total_bytes)}")
+    for reason in planned.reasons:
+        err.print(f"  {reason}")
 
 
 def retry(

@@ -5,7 +5,7 @@ from typing import Any
 
 from isengard.domain.base import validated
 from isengard.domain.model import ModelCard
-from isengard.domain.training import AI_TOOLKIT, TrainingPreset, TrainingSpec
+from isengard.domain.training import TrainingPreset, TrainingSpec
 from isengard.errors import InvalidSpec
 
 #: Said by the request itself; a preset or an override may not say otherwise.
@@ -40,13 +40,10 @@ def resolve_spec(
         **preset.models.get(card.name, {}),
         **overrides,
     }
-    if not card.trains and not (card.training_adapter and chosen["engine"] == AI_TOOLKIT):
-        way = (
-            f", or the engine {AI_TOOLKIT!r}, which loads a training adapter" if card.training_adapter else ""
-        )
+    if not card.trainable:
         raise InvalidSpec(
             f"base_model: {card.title} only generates and cannot be trained, got {card.name!r};"
-            f" choose a model that trains (see: python -m isengard models){way}"
+            " choose a model that trains (see: python -m isengard models)"
         )
     if fixed := sorted(IDENTITY_FIELDS & chosen.keys()):
         raise InvalidSpec(f"{', '.join(fixed)}: not a training setting; choose it in the request itself")

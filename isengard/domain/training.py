@@ -13,7 +13,7 @@ from isengard.domain.performance import Attention, Quantization, TextEncoders
 
 class Optimizer(StrEnum):
     ADAMW = "adamw"
-    ADAMW_8BIT = "adamw8bit"  # needs CUDA and bitsandbytes
+    ADAMW_8BIT = "adamw8bit"  # its state in 8 bits
     PRODIGY = "prodigy"  # finds the learning rate itself; set learning_rate to 1
 
 
@@ -144,6 +144,11 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
             )
         if len(set(self.resolutions)) != len(self.resolutions):
             raise ValueError(f"resolutions has the same value twice: {self.resolutions}")
+        if self.streamed_blocks and (self.compile or not self.gradient_checkpointing):
+            raise ValueError(
+                f"streamed_blocks ({self.streamed_blocks}) needs gradient_checkpointing on and compile off: a block is"
+                " computed again when its weights are back for the backward pass"
+            )
         return self
 
 

@@ -62,6 +62,7 @@ class GeneratedImage(Frozen, arbitrary_types_allowed=True):
     index: int
     seed: int
     image: Image
+    seconds: float = Field(description="it took; its share, where several are made at once")
 
 
 class ImageGenerator(Protocol):

@@ -1,12 +1,15 @@
 """The device tensors live on: which one, how much memory it has, and running out of it in plain words."""
 
 import gc
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
 import torch
+from torch import Tensor
 
+from isengard.domain.memory import CONTEXT_BYTES, Kind, Machine
 from isengard.errors import InvalidSpec, OutOfMemory
 
 GIB = 2**30
@@ -30,6 +33,13 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise InvalidSpec(f"device {name!r} is not on this machine ({count} found); use auto or cpu")
     return device
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device, if it is not there; the CPU does not wait until it has arrived."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)  # pragma: gpu
+    return tensor.to(device)
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -58,6 +68,27 @@ def memory_used(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def reset_peak(device: torch.device) -> None:
+    """Let `memory_used` forget what was held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
+
+
+def cuda_machine(device: torch.device, facts: Callable[[], Machine]) -> Machine:  # pragma: gpu
+    """The machine's ``facts`` with the GPU as this process sees it: what it holds itself counts as free."""
+    free, total = torch.cuda.mem_get_info(device)
+    return facts().model_copy(
+        update={
+            "kind": Kind.CUDA,
+            "name": torch.cuda.get_device_name(device).removeprefix("NVIDIA ").strip(),
+            "total_bytes": total,
+            "free_bytes": min(total, free + torch.cuda.memory_reserved(device) + CONTEXT_BYTES),
+            "compute_capability": torch.cuda.get_device_capability(device),
+            "gpus": torch.cuda.device_count(),
+        }
+    )
+
+
 def free_cached(device: torch.device) -> None:
     """Give memory of dropped tensors back to the device. Drop the last reference to a model before."""
     gc.collect()
@@ -74,13 +105,14 @@ def plain_out_of_memory(device: torch.device, *, advice: str) -> Iterator[None]:
         advice: The way out, for the end of the sentence, such as "lower batch_size".
 
     Raises:
-        OutOfMemory: instead of PyTorch's or Python's own error.
+        OutOfMemory: instead of PyTorch's or Python's own error. What the calls below the block held is free then.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # their variables hold the models
         size = f"{total_memory(device) / GIB:.1f} GiB in all"
         raise OutOfMemory(f"the memory of {device} ({size}) is not enough: {advice}") from error
 

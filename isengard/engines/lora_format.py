@@ -1,9 +1,11 @@
 """LoRA files: what we write, what we accept, and conversion for other programs.
 
 Two layouts are read. *diffusers*: ``<component>.<module>.lora_A.weight`` and ``.lora_B.weight``, where the component is
-the pipeline's ``transformer`` (FLUX.1) or ``unet`` (SDXL); its older ``.lora.down.weight`` and ``.lora.up.weight`` too.
-*kohya*, for ComfyUI and A1111-style programs: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and
-``.alpha``; the output is scaled by alpha / rank. `lora_keys` and `lora_keys_sdxl` say how modules correspond.
+the pipeline's ``transformer`` (FLUX.1, FLUX.2) or ``unet`` (SDXL); its older ``.lora.down.weight`` and
+``.lora.up.weight`` too. *kohya*, for ComfyUI and A1111-style programs: ``lora_unet_<module>.lora_down.weight``,
+``.lora_up.weight`` and ``.alpha``; the output is scaled by alpha / rank. ComfyUI and AI-Toolkit also write
+``diffusion_model.<module>``, with the original's dots in the name and either pair of suffixes.
+`lora_keys` and `lora_keys_sdxl` say how modules correspond.
 """
 
 import hashlib
@@ -31,17 +33,16 @@ SPEC_KEY = "isengard.spec"
 TRANSFORMER = "transformer"
 UNET = "unet"
 KOHYA = "lora_unet_"
+#: Prefixes of the original model's modules; the last is peft's own.
+_ORIGINAL = (KOHYA, "diffusion_model.", "base_model.model.")
 _NAMES: dict[str, ModuleType] = {TRANSFORMER: lora_keys, UNET: lora_keys_sdxl}
-_UNET_IN_KOHYA = re.compile(rf"{KOHYA}(input|middle|output|down|mid|up)_block")
+_UNET_KEY = re.compile(rf"({'|'.join(map(re.escape, _ORIGINAL))})(input|middle|output|down|mid|up)_block")
+_DIFFUSERS_BLOCK = re.compile(r"(single_)?transformer_blocks\.")
 
 _REFUSED = (
     (r"\.lokr_", "it is a LoKr file; train a plain LoRA instead"),
     (r"\.hada_", "it is a LoHa file; train a plain LoRA instead"),
     (r"dora_scale|lora_magnitude_vector", "it is a DoRA file; train a plain LoRA instead"),
-    (
-        r"^diffusion_model\.",
-        "its keys begin with diffusion_model., which would load without an effect; convert it to kohya keys",
-    ),
     (r"^(text_encoder|lora_te)", "it also changes a text encoder; export it without that part"),
 )
 _METADATA_BY_FAMILY = {
@@ -55,10 +56,6 @@ _METADATA_BY_FAMILY = {
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_network_module": "networks.lora",
     },
-}
-_ORIGINAL_CODE = {
-    TRANSFORMER: "https://github.com/black-forest-labs/flux",
-    UNET: "https://github.com/Stability-AI/generative-models",
 }
 
 
@@ -147,7 +144,7 @@ def read_pairs(path: Path) -> Pairs:
     """A and B of each diffusers module, with alpha folded in, from either layout.
 
     Raises:
-        LoraRefused: with the reason, when the file holds anything but LoRA pairs of FLUX.1's transformer or SDXL's UNet.
+        LoraRefused: with the reason, when the file holds anything but LoRA pairs of FLUX's transformer or SDXL's UNet.
     """
     keys, metadata = read_header(path)
     prefix, component = _layout(path, keys)
@@ -155,12 +152,13 @@ def read_pairs(path: Path) -> Pairs:
         _check_alpha(path, metadata["lora_adapter_metadata"], component)
     with safe_open(path, framework="pt") as file:
         content = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
-    if prefix == KOHYA:
-        pairs: Pairs = _NAMES[component].from_kohya(_paired(path, content, down="lora_down", up="lora_up"))
+    down, up = _suffixes(keys)
+    pairs = _paired(path, content, down=down, up=up)
+    if prefix not in _ORIGINAL or all(map(_DIFFUSERS_BLOCK.match, pairs)):
         return pairs
-    if any(key.endswith(".lora.down.weight") for key in keys):
-        return _paired(path, content, down="lora.down", up="lora.up")
-    return _paired(path, content, down="lora_A", up="lora_B")
+    flat = {module.replace(".", "_"): pair for module, pair in pairs.items()}
+    converted: Pairs = _NAMES[component].from_kohya(flat)
+    return converted
 
 
 def convert(source: Path, target: Path, *, kohya: bool) -> None:
@@ -171,9 +169,9 @@ def convert(source: Path, target: Path, *, kohya: bool) -> None:
     """
     _, metadata = read_header(source)
     metadata.pop("lora_adapter_metadata", None)
-    component = component_of(source)
-    metadata["modelspec.implementation"] = _ORIGINAL_CODE[component] if kohya else "diffusers"
-    weights = kohya_weights(read_pairs(source), component) if kohya else read_lora(source)
+    component, pairs = component_of(source), read_pairs(source)
+    metadata["modelspec.implementation"] = _NAMES[component].code(pairs) if kohya else "diffusers"
+    weights = kohya_weights(pairs, component) if kohya else weights_of(pairs, component)
     write_bytes(target, _packed(weights, metadata))
 
 
@@ -198,9 +196,9 @@ def _layout(path: Path, keys: tuple[str, ...]) -> tuple[str, str]:
         for pattern, reason in _REFUSED:
             if re.search(pattern, key):
                 raise LoraRefused(f"{path.name} cannot be used: {reason} (key {key!r})")
-    prefixes = {f"{component}.": component for component in _NAMES} | {
-        KOHYA: UNET if any(map(_UNET_IN_KOHYA.match, keys)) else TRANSFORMER
-    }
+    prefixes = {f"{component}.": component for component in _NAMES} | dict.fromkeys(
+        _ORIGINAL, UNET if any(map(_UNET_KEY.match, keys)) else TRANSFORMER
+    )
     for prefix, component in prefixes.items():
         if all(key.startswith(prefix) for key in keys):
             return prefix, component
@@ -209,6 +207,14 @@ def _layout(path: Path, keys: tuple[str, ...]) -> tuple[str, str]:
         f"{path.name} cannot be used: its keys must all begin with {' or all with '.join(map(repr, prefixes))},"
         f" and {stranger!r} does not fit the others"
     )
+
+
+def _suffixes(keys: tuple[str, ...]) -> tuple[str, str]:
+    """What A and B are called in these keys."""
+    for down, up in (("lora.down", "lora.up"), ("lora_down", "lora_up")):
+        if any(key.endswith(f".{down}.weight") for key in keys):
+            return down, up
+    return "lora_A", "lora_B"
 
 
 def _check_alpha(path: Path, text: str, component: str) -> None:

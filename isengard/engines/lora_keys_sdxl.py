@@ -70,6 +70,11 @@ def from_kohya(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Pairs:
     return {_module(name): pair for name, pair in pairs.items()}
 
 
+def code(_pairs: Mapping[str, tuple[Tensor, Tensor]]) -> str:
+    """Where the original SDXL is published."""
+    return "https://github.com/Stability-AI/generative-models"
+
+
 def _module(name: str) -> str:
     number = _BLOCK.search(name)
     pattern = _BLOCK.sub("#", name)

@@ -1,13 +1,12 @@
 """Images on request."""
 
-import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from isengard.domain.job import Job, Phase, Progress, Requests
-from isengard.engines.base import GeneratedImage, ImageGenerator, Report
+from isengard.engines.base import ImageGenerator, Report
+from isengard.handlers.memory import MemoryBook
 from isengard.services.images import read_payload
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -16,7 +15,7 @@ from isengard.store.weights import Weights
 PREVIEW = "preview.png"
 
 
-def generate_images(
+def generate_images(  # noqa: PLR0913  # each is a collaborator
     job: Job,
     report: Report,
     *,
@@ -26,6 +25,7 @@ def generate_images(
     loras: Loras,
     images: Images,
     runs_dir: Path,
+    memory: MemoryBook,
 ) -> dict[str, Any]:
     """Make what the job asks for, keeping each image as soon as it is finished.
 
@@ -41,32 +41,20 @@ def generate_images(
     done = saved[-1].record.index + 1 if saved else 0
     preview = runs_dir / job.id / PREVIEW
     if done < spec.count:
-        made = generator.generate(
-            spec=spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done}),
-            prompt=prompt,
-            model=model,
-            loras=used,
-            preview=preview,
-            report=_behind(report, done=done, count=spec.count),
-        )
+        rest = spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done})
         facts: dict[str, Any] = {"job_id": job.id, "spec": spec, "prompt": prompt, "loras": used}
-        saved += [
-            images.add(one.image, index=done + one.index, seed=one.seed, seconds=seconds, **facts)
-            for one, seconds in _timed(made)
-        ]
+        with memory.images(model.card, rest, _behind(report, done=done, count=spec.count)) as watched:
+            made = generator.generate(
+                spec=rest, prompt=prompt, model=model, loras=used, preview=preview, report=watched
+            )
+            saved += [
+                images.add(one.image, index=done + one.index, seed=one.seed, seconds=one.seconds, **facts)
+                for one in made
+            ]
     preview.unlink(missing_ok=True)
     with suppress(OSError):  # it has something else in it, or never was
         preview.parent.rmdir()
     return {"images": [image.id for image in saved]}
-
-
-def _timed(made: Iterator[GeneratedImage]) -> Iterator[tuple[GeneratedImage, float]]:
-    """Each image with the seconds it took."""
-    began = time.monotonic()
-    for one in made:
-        ended = time.monotonic()
-        yield one, ended - began
-        began = ended
 
 
 def _behind(report: Report, *, done: int, count: int) -> Report:

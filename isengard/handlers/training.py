@@ -9,6 +9,7 @@ from isengard.domain.captions import resolve_caption
 from isengard.domain.generation import LocalLora
 from isengard.domain.job import Job
 from isengard.engines.base import ImageGenerator, LoraTrainer, LoraVerifier, Report
+from isengard.handlers.memory import MemoryBook
 from isengard.services.training import read_payload
 from isengard.store.artifacts import Loras
 from isengard.store.configs import Catalog
@@ -27,6 +28,7 @@ class TrainLora:
     loras: Loras
     runs_dir: Path
     cache_dir: Path
+    memory: MemoryBook
 
     def __call__(self, job: Job, report: Report) -> dict[str, Any]:
         """Run one job. The warm pipeline is dropped first: a training needs the whole device.
@@ -40,9 +42,15 @@ class TrainLora:
         run_dir = self.runs_dir / job.id
         run_dir.mkdir(parents=True, exist_ok=True)
         self.generator.unload()
-        trained = self.trainers[spec.engine].train(
-            spec=spec, model=model, images=images, run_dir=run_dir, cache_dir=self.cache_dir, report=report
-        )
+        with self.memory.training(model.card, spec, report) as watched:
+            trained = self.trainers[spec.engine].train(
+                spec=spec,
+                model=model,
+                images=images,
+                run_dir=run_dir,
+                cache_dir=self.cache_dir,
+                report=watched,
+            )
         prompt = spec.sample_prompts[0] if spec.sample_prompts else ""
         verification = self.verifier.verify(
             model=model,

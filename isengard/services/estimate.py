@@ -8,7 +8,7 @@ from pydantic import Field
 
 from isengard.domain.base import Frozen
 from isengard.domain.job import Job, JobKind, JobStatus, Phase
-from isengard.domain.model import ModelCard
+from isengard.domain.planner import TrainingPlan
 from isengard.domain.training import TrainingSpec
 from isengard.errors import InvalidSpec
 from isengard.services.jobs import JobService
@@ -36,7 +36,6 @@ class Estimate(Frozen):
 
     seconds: Measured | None
     memory_gb: Measured | None
-    card_memory_gb: float
     disk_bytes: Measured | None
     free_bytes: int
 
@@ -57,13 +56,13 @@ class Estimator:
     ) -> None:
         self._jobs, self._data_dir, self._free = jobs, data_dir, free
 
-    def estimate(self, spec: TrainingSpec, card: ModelCard) -> Estimate:
+    def estimate(self, plan: TrainingPlan) -> Estimate:
         """Time, memory and disk of a training."""
+        spec = plan.spec
         past = list(self._past())
         return Estimate(
             seconds=self._seconds(spec, past),
-            memory_gb=_memory(spec, past),
-            card_memory_gb=card.train_memory_gb,
+            memory_gb=_memory(spec, past) or _expected(plan),
             disk_bytes=self._disk(spec, past),
             free_bytes=self.free_bytes(),
         )
@@ -144,6 +143,14 @@ def _memory(spec: TrainingSpec, past: list[tuple[Job, TrainingSpec]]) -> Measure
                 value=job.progress.memory_bytes / GIB, origin="a training with these settings", exact=True
             )
     return None
+
+
+def _expected(plan: TrainingPlan) -> Measured | None:
+    """What the plan counts with."""
+    if not plan.expected_peak_bytes:
+        return None
+    origin = "these settings on this machine" if plan.measured else "counted, not measured here yet"
+    return Measured(value=plan.expected_peak_bytes / GIB, origin=origin, exact=plan.measured)
 
 
 def pixels_per_step(spec: TrainingSpec) -> float:

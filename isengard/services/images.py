@@ -17,11 +17,14 @@ from isengard.domain.generation import (
     resolve_prompt,
     with_trigger,
 )
+from isengard.domain.image_planner import ImagePlan
 from isengard.domain.job import Job, JobKind, Lane
 from isengard.domain.lora import Lora
 from isengard.domain.model import Family, ModelCard
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec
 from isengard.queue.base import JobQueue
+from isengard.services.planning import Planning
 from isengard.store.artifacts import Images, Loras, read_settings
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
@@ -37,7 +40,7 @@ _Offer = tuple[tuple[tuple[ModelCard, bool], ...], tuple[GenerationTemplate, ...
 class ImageService:
     """Makes generation jobs, and keeps the gallery and the list of LoRAs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a collaborator
         self,
         *,
         queue: JobQueue,
@@ -46,6 +49,7 @@ class ImageService:
         loras: Loras,
         images: Images,
         families: Collection[Family],
+        planning: Planning,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,6 +59,7 @@ class ImageService:
         self._loras = loras
         self._images = images
         self._families = families
+        self._planning = planning
         self._draw_seed = draw_seed
         self._clock = clock
         self._offered: tuple[float, _Offer] | None = None
@@ -89,8 +94,8 @@ class ImageService:
 
         Raises:
             NotFound: the model, a LoRA or a checkpoint.
-            InvalidSpec: a model that makes no images here, a size it was not made for, a LoRA of another family,
-                a placeholder nobody fills.
+            InvalidSpec: a model that makes no images here or does not fit into this machine, a size it was not made
+                for, a step cache that does not work with it, a LoRA of another family, a placeholder nobody fills.
             MissingWeights: the base model is not on this machine.
         """
         card = self._catalog.model(spec.base_model)
@@ -100,12 +105,20 @@ class ImageService:
                 f"and {card.title} is of the family {card.family}"
             )
         _check_size(spec, card)
+        _check_cache(spec, card)
         self._weights.locate(card)
         for ref in spec.loras:
             self._check_family(self._loras.get(ref.lora), card)
         prompt = resolve_prompt(spec.prompt, self.local_loras(spec))
+        fit = self._planning.images(card, spec)
+        if not fit.fits:
+            raise InvalidSpec(" ".join(fit.reasons))
         payload = {"spec": spec.model_dump(mode="json"), "prompt": prompt}
         return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE)
+
+    def fit(self, spec: ImageSpec) -> ImagePlan:
+        """How the request would be made on this machine. Raises: NotFound."""
+        return self._planning.images(self._catalog.model(spec.base_model), spec)
 
     def with_trigger(self, spec: ImageSpec) -> str:
         """The prompt with ``[trigger] [class]`` in front when it calls up none of the LoRAs. Raises: NotFound."""
@@ -141,7 +154,7 @@ class ImageService:
         return self._offered[1]
 
     def model_for(self, lora_id: str) -> str:
-        """The model a LoRA is used with. Raises: NotFound."""
+        """The model a LoRA is used with: the partner of the one it was trained on. Raises: NotFound."""
         return self._model_for([{"lora": lora_id}])
 
     def checkpoints(self, lora_id: str) -> tuple[int, ...]:
@@ -200,14 +213,18 @@ class ImageService:
         return read_settings(path)
 
     def _model_for(self, loras: Sequence[Any]) -> str:
-        """The model a LoRA is used with."""
+        """The model a LoRA is used with; the one it was trained on while its partner is not here."""
         if not loras:
             known = ", ".join(card.name for card in self._catalog.models())
             raise InvalidSpec(f"base_model is missing: choose a model ({known}) or a LoRA")
         first = loras[0]
         lora_id = first["lora"] if isinstance(first, Mapping) else first.lora
         card = self._catalog.model(self._loras.get(lora_id).base_model)
-        return card.generates_with or card.name
+        if card.generates_with is None:
+            return card.name
+        partner = self._catalog.model(card.generates_with)
+        alone = self._weights.status(card).ready and not self._weights.status(partner).ready
+        return card.name if alone else partner.name
 
     def _check_family(self, lora: Lora, card: ModelCard) -> None:
         trained_on = self._catalog.model(lora.base_model)
@@ -238,3 +255,14 @@ def _check_size(spec: ImageSpec, card: ModelCard) -> None:
             raise InvalidSpec(
                 f"{name}: {card.title} was made for {card.resolutions[-1]} pixels and makes at most {largest}, got {value}"
             )
+
+
+def _check_cache(spec: ImageSpec, card: ModelCard) -> None:
+    if spec.cache is StepCache.NONE or spec.cache in card.step_caches:
+        return
+    unknown = spec.cache is StepCache.MAG and card.family is not Family.SDXL
+    reason = "its card has no mag_ratios" if unknown else f"it cannot skip blocks of the family {card.family}"
+    usable = ", ".join([*card.step_caches, StepCache.NONE])
+    raise InvalidSpec(
+        f"cache: {spec.cache} does not work with {card.title}: {reason}; choose one of: {usable}"
+    )

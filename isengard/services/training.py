@@ -12,12 +12,14 @@ from isengard.domain.ai_toolkit_import import MAX_CHARACTERS, ImportedSettings, 
 from isengard.domain.base import validated
 from isengard.domain.job import Job, JobKind, JobStatus, Lane
 from isengard.domain.model import Family, ModelCard
+from isengard.domain.planner import PLANNED, TrainingPlan, changes
 from isengard.domain.presets import resolve_spec
 from isengard.domain.training import AI_TOOLKIT, NATIVE, RESUMABLE_FIELDS, TrainingImage, TrainingSpec
-from isengard.errors import Conflict, InvalidSpec, NotFound
+from isengard.errors import Conflict, InvalidSpec, NotFound, OutOfMemory
 from isengard.files import replacing, write_text
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService
+from isengard.services.planning import Planning
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
@@ -31,6 +33,14 @@ class Engine:
     """Why it cannot be used just now, with the way out; empty when it can. Asked often."""
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """How a training that ran out of memory can go on."""
+
+    changes: Mapping[str, Any]
+    words: str
+
+
 class TrainingService:
     """Makes training jobs, and lets stopped ones go on."""
 
@@ -42,6 +52,7 @@ class TrainingService:
         weights: Weights,
         characters: CharacterService,
         engines: Mapping[str, Engine],
+        planning: Planning,
         runs_dir: Path,
     ) -> None:
         self._queue = queue
@@ -49,17 +60,45 @@ class TrainingService:
         self._weights = weights
         self._characters = characters
         self._engines = engines
+        self._planning = planning
         self._runs_dir = runs_dir
 
     def plan(
         self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
     ) -> TrainingSpec:
-        """Resolve the preset to a whole spec, without starting anything.
+        """Resolve the preset to a whole spec that fits into this machine, without starting anything.
 
         Raises:
             NotFound: the character, model or preset.
             InvalidSpec: names each wrong override.
         """
+        return self.planned(
+            character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
+        ).spec
+
+    def planned(
+        self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
+    ) -> TrainingPlan:
+        """The same with what is expected of the memory. What the user chose (``overrides``) stays.
+
+        AI-Toolkit gives way to our own engine where it needs more memory than there is. Raises: as `plan`.
+        """
+        spec = self._resolved(
+            character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
+        )
+        card = self._catalog.model(base_model)
+        plan = self._planning.training(card, spec, fixed=overrides.keys() & PLANNED)
+        if plan.fits or spec.engine != AI_TOOLKIT or "engine" in overrides or not card.trainable:
+            return plan
+        if card.family not in self._engines[NATIVE].families:
+            return plan
+        ours = spec.model_copy(update={"engine": NATIVE})
+        other = self._planning.training(card, ours, fixed=overrides.keys() & PLANNED)
+        return other if other.fits else plan
+
+    def _resolved(
+        self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
+    ) -> TrainingSpec:
         character = self._characters.get(character_id)
         card = self._catalog.model(base_model)
         spec = resolve_spec(
@@ -82,14 +121,11 @@ class TrainingService:
 
     def available_engines(self, card: ModelCard) -> tuple[str, ...]:
         """The engines that can train this model here and now."""
-        fitting = {name: engine for name, engine in self._engines.items() if card.family in engine.families}
-        if not card.trains:
-            fitting = {
-                name: engine
-                for name, engine in fitting.items()
-                if name == AI_TOOLKIT and card.training_adapter
-            }
-        return tuple(name for name, engine in fitting.items() if not engine.absence())
+        return tuple(
+            name
+            for name, engine in self._engines.items()
+            if card.trainable and card.family in engine.families and not engine.absence()
+        )
 
     def _check_engine(self, spec: TrainingSpec, card: ModelCard) -> None:
         """Raises: InvalidSpec, with an engine that would do and how to get it."""
@@ -115,12 +151,18 @@ class TrainingService:
 
         Raises:
             NotFound, InvalidSpec: as `plan`.
+                Or the training cannot fit into this machine, says why.
             Conflict: the character is not ready, says why.
             MissingWeights: the base model is not on this machine.
         """
-        spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
+        plan = self.planned(
+            character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
+        )
+        spec = plan.spec
         self._weights.locate_to_train(self._catalog.model(base_model))
         images = self._characters.training_images(character_id)
+        if not plan.fits and not plan.possible:
+            raise InvalidSpec(" ".join(plan.reasons))
         name = self._characters.get(character_id).name
         return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
 
@@ -132,7 +174,9 @@ class TrainingService:
         Raises:
             NotFound, InvalidSpec: as `plan`; or a setting that AI-Toolkit has no counterpart for.
         """
-        spec = self.plan(character_id=character_id, base_model=base_model, preset=preset, overrides=overrides)
+        spec = self._resolved(  # it runs elsewhere: this machine's memory does not matter
+            character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
+        )
         card = self._catalog.model(base_model)
         return ai_toolkit.to_yaml(spec, family=card.family, repository=card.repository, name=spec.character)
 
@@ -167,6 +211,54 @@ class TrainingService:
         changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
         self._check_engine(changed, self._catalog.model(changed.base_model))
         return self._queue.requeue(job_id, {**job.payload, **payload(changed, images, name)})
+
+    def remedy(self, job_id: str) -> Remedy | None:
+        """How a training that ran out of memory would fit: the changes for `resume`. None when nothing is known to.
+
+        Raises:
+            NotFound: no such job.
+        """
+        job = self._queue.get(job_id)
+        if job.error is None or job.error.code != OutOfMemory.code or job.kind is not JobKind.TRAIN_LORA:
+            return None
+        try:
+            tried = read_payload(job)[0]
+            card = self._catalog.model(tried.base_model)
+        except (InvalidSpec, NotFound):  # of another time
+            return None
+        plan = self._planning.after_out_of_memory(card, tried)
+        made = changes(tried, plan.spec)
+        return Remedy(changes=made, words=plan.words) if plan.fits and made else None
+
+    def fit(self, base_model: str) -> TrainingPlan | None:
+        """The plan of the smallest usual training of a model; None for a model that is not trained. Raises: NotFound."""
+        card = self._catalog.model(base_model)
+        if not card.trainable:
+            return None
+        engine = NATIVE if card.family in self._engines[NATIVE].families else AI_TOOLKIT
+        wishes = TrainingSpec(
+            character="-",
+            base_model=card.name,
+            engine=engine,
+            trigger="-",
+            resolutions=(card.resolutions[0],),
+            sample_resolution=card.resolutions[0],
+        )
+        return self._planning.training(card, wishes)
+
+    def recommended(self) -> str:
+        """The name of the largest model that can be trained here without a licence page; empty when there is none."""
+        fitting = [
+            card
+            for card in self._catalog.models()
+            if card.trains
+            and card.repository
+            and not card.gated
+            and card.parts
+            and self.available_engines(card)
+            if (plan := self.fit(card.name)) and plan.fits
+        ]
+        return max(fitting, key=lambda card: card.parts.denoiser if card.parts else 0).name if fitting else ""
 
     def extend(self, job_id: str, steps: int) -> Job:
         """Train a succeeded LoRA further, to ``steps`` in all: a new job from the last checkpoint. The old one stays.

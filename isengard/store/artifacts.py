@@ -188,7 +188,8 @@ class Images:
         image_id = f"{job_id}-{index}"
         path = self._images_dir / f"{image_id}.png"
         with replacing(path) as temporary:
-            image.save(temporary, "PNG", pnginfo=inside)
+            # zlib's default takes 0.25 s for 1024 x 1024 pixels, this 0.1 s and an eighth more space.
+            image.save(temporary, "PNG", pnginfo=inside, compress_level=1)
         return SavedImage(id=image_id, path=path, record=record)
 
     def get(self, image_id: str) -> SavedImage:

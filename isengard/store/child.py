@@ -2,8 +2,9 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -19,13 +20,21 @@ class Run(Protocol):
     def __call__(self, command: Sequence[str], *, said: Callable[[str], None]) -> int: ...
 
 
-def run(command: Sequence[str], *, said: Callable[[str], None]) -> int:
+def run(
+    command: Sequence[str],
+    *,
+    said: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> int:
     """Run a program and return its exit code.
 
     Args:
         command: The program and its arguments. It gets no input, and no terminal to ask at.
         said: Called with each line of its output and of its errors, and with "" while it is silent. What this raises
             kills the program and is let through.
+        env: Its environment; that of this process when None.
+        cwd: Its working directory; that of this process when None.
 
     Raises:
         OSError: the program cannot be started.
@@ -39,6 +48,8 @@ def run(command: Sequence[str], *, said: Callable[[str], None]) -> int:
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
+        env=env,
+        cwd=cwd,
     )
     lines: SimpleQueue[str | None] = SimpleQueue()
     reader = threading.Thread(target=_read, args=(process, lines), daemon=True)

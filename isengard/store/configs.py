@@ -89,7 +89,7 @@ def _try_preset(path: Path, preset: TrainingPreset, cards: tuple[ModelCard, ...]
     if unknown := sorted(preset.models.keys() - {card.name for card in cards}):
         raise InvalidSpec(f"{path}: models: there is no base model {unknown[0]!r} in models.yaml")
     for card in cards:
-        if card.trains:
+        if card.trainable:
             with _naming(path):
                 resolve_spec(
                     preset,

@@ -8,6 +8,7 @@ from typing import Any
 
 from isengard.domain.base import validated
 from isengard.domain.generation import FoundSettings, ImageRecord, ImageSpec
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec
 
 ORIGIN = "parameters"
@@ -16,7 +17,12 @@ _MAX_PAIRS = 20_000
 _PAIR = re.compile(r'([A-Z][\w /-]{0,40}):\s?("(?:[^"\\]|\\.){0,4000}"|[^,]*)(?:,|$)')
 _LORA = re.compile(r"<lora:[^<>]{1,200}>")
 _LAST_LINE = re.compile(r"^Steps: \d+", re.MULTILINE)
-_FIELDS = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed"}
+_FIELDS = {
+    "Steps": "num_inference_steps",
+    "CFG scale": "guidance_scale",
+    "Seed": "seed",
+    "Step cache": "cache",
+}
 
 
 def write_parameters(record: ImageRecord, *, version: str) -> str:
@@ -31,6 +37,8 @@ def write_parameters(record: ImageRecord, *, version: str) -> str:
         "Size": f"{spec.width}x{spec.height}",
         "Model": spec.base_model,
     }
+    if spec.cache is not StepCache.NONE:
+        pairs["Step cache"] = spec.cache
     hashes = ", ".join(f"{lora.name}: {lora.hash}" for lora in record.loras if lora.hash)
     if hashes:
         pairs["Lora hashes"] = f'"{hashes}"'

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,13 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from isengard.domain.base import Frozen
 from isengard.domain.model import LocalModel, ModelCard
 from isengard.errors import MissingWeights
+from isengard.store import manifest
+from isengard.store.own_paths import OwnPaths
 
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 #: Inside the repository of a training adapter.
 TRAINING_ADAPTER = "pytorch_lora_weights.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-#: What a pipeline needs, of repositories that hold the same weights in several formats.
-DOWNLOAD_FILTER = (
-    "--include model_index.json --include '*/*.json' --include '*/*.txt' --include '*/*.model'"
-    " --include '*/*.safetensors' --exclude '*.fp16.safetensors'"
-)
 #: A component's configuration, by the end of its class name; a model when none fits.
 CONFIG_FILES = {
     "Scheduler": "scheduler_config.json",
@@ -31,11 +29,22 @@ CONFIG_FILES = {
 }
 
 
+class Place(StrEnum):
+    """Where a base model may be."""
+
+    NOWHERE = ""
+    BUNDLED = "bundled"
+    OWN_PATH = "own path"
+    MODELS_FOLDER = "models folder"
+    HUB_CACHE = "Hugging Face cache"
+
+
 class Presence(Frozen):
     """Where a base model was found, and what it lacks there."""
 
     path: Path | None
     missing: tuple[str, ...] = ()
+    place: Place = Place.NOWHERE
 
     @property
     def ready(self) -> bool:
@@ -50,12 +59,13 @@ class Presence(Frozen):
 
 
 class Weights:
-    """Looks for base models: bundled, in the models folder, in the Hugging Face cache."""
+    """Looks for base models: bundled, at the user's own path, in the models folder, in the Hugging Face cache."""
 
     def __init__(self, *, models_dir: Path, assets_dir: Path, hub_cache: Path | None = None) -> None:
         self.models_dir = models_dir
         self.assets_dir = assets_dir
         self.hub_cache = hub_cache or Path(HF_HUB_CACHE)
+        self.own_paths = OwnPaths(models_dir / "own-paths.json")
 
     def locate(self, card: ModelCard) -> LocalModel:
         """Find a whole model.
@@ -77,31 +87,48 @@ class Weights:
         model = self.locate(card)
         if card.trains or card.training_adapter is None:
             return model
-        target = self.models_dir / f"{card.name}-training-adapter"
-        files = [folder / TRAINING_ADAPTER for folder in (target, *self._cached(card.training_adapter))]
-        found = next((file for file in files if is_whole(file)), None)
+        found = self.training_adapter(card)
         if found is None:
             raise MissingWeights(
                 f"{card.title} is trained with its training adapter, which is not on this machine; looked for"
-                f" {files[0]} and in the Hugging Face cache {self.hub_cache}."
-                f" Get it with: hf download {card.training_adapter} {TRAINING_ADAPTER} --local-dir {target}"
+                f" {self.adapter_folder(card) / TRAINING_ADAPTER} and in the Hugging Face cache {self.hub_cache}."
+                f" {get_it(card)}"
             )
         return model.model_copy(update={"training_adapter": found})
+
+    def training_adapter(self, card: ModelCard) -> Path | None:
+        """The file of a card's training adapter, if it is here."""
+        folders = (self.adapter_folder(card), *self._cached(str(card.training_adapter)))
+        return next(
+            (folder / TRAINING_ADAPTER for folder in folders if is_whole(folder / TRAINING_ADAPTER)), None
+        )
+
+    def folder(self, card: ModelCard) -> Path:
+        """Where a download of it goes."""
+        return self.models_dir / card.name
+
+    def adapter_folder(self, card: ModelCard) -> Path:
+        return self.models_dir / f"{card.name}-training-adapter"
 
     def status(self, card: ModelCard) -> Presence:
         """The first whole copy; else the first incomplete one; else none."""
         found = [
-            Presence(path=folder, missing=missing_files(folder))
-            for folder in self._candidates(card)
+            Presence(path=folder, missing=_lacking_in(folder), place=place)
+            for place, folder in self._candidates(card)
             if folder.is_dir()
         ]
         whole = [presence for presence in found if presence.ready]
         return (whole or found or [Presence(path=None)])[0]
 
-    def _candidates(self, card: ModelCard) -> list[Path]:
+    def _candidates(self, card: ModelCard) -> list[tuple[Place, Path]]:
         if card.path is not None:
-            return [self.assets_dir / card.path]
-        return [self.models_dir / card.name, *self._cached(str(card.repository))]
+            return [(Place.BUNDLED, self.assets_dir / card.path)]
+        own = self.own_paths.get(card.name)
+        return [
+            *([(Place.OWN_PATH, own)] if own else []),
+            (Place.MODELS_FOLDER, self.folder(card)),
+            *((Place.HUB_CACHE, folder) for folder in self._cached(str(card.repository))),
+        ]
 
     def _cached(self, repository: str) -> list[Path]:
         """The snapshot that ``refs/main`` of the Hugging Face cache names."""
@@ -117,26 +144,34 @@ class Weights:
         if card.path is not None:
             lacking = ", ".join(presence.missing[:3]) or "the folder"
             return f"{title} is not whole: {lacking} is missing in {self.assets_dir / card.path}; install Isengard again"
-        target = self.models_dir / card.name
         if presence.path is None:
-            said = f"{title} is not on this machine; looked in {target} and in the Hugging Face cache {self.hub_cache}."
+            said = f"{title} is not on this machine; looked in {self.folder(card)} and in the Hugging Face cache {self.hub_cache}."
         else:
             more = f" and {len(presence.missing) - 3} more" if len(presence.missing) > 3 else ""
             said = f"{title} is incomplete in {presence.path}: {', '.join(presence.missing[:3])}{more}."
         if card.gated:
             said += (
                 f" Its authors ask you to accept its licence ({card.licence}): do so at"
-                f" https://huggingface.co/{card.repository}, then run: hf auth login."
+                f" https://huggingface.co/{card.repository}, then run: python -m isengard models token."
             )
-        return (
-            f"{said} Get it with: hf download {card.repository} {DOWNLOAD_FILTER} --local-dir {target}"
-            f" (or copy a folder in diffusers' layout there). Licence: {card.licence_url}"
-        )
+        own = f"python -m isengard models use {card.name} PATH"
+        return f"{said} {get_it(card)}; files that you have already: {own}. Licence: {card.licence_url}"
+
+
+def get_it(card: ModelCard) -> str:
+    """How to get a card's files."""
+    return f'Get it on the Training tab under "Base models", or with: python -m isengard models download {card.name}'
+
+
+def _lacking_in(folder: Path) -> tuple[str, ...]:
+    """What a pipeline lacks, and what a download of ours has not brought yet."""
+    found = missing_files(folder)
+    return (*found, *(path for path in manifest.lacking(folder) if path not in found))
 
 
 def missing_files(folder: Path) -> tuple[str, ...]:
     """What a pipeline in diffusers' layout lacks, as paths in ``folder``; a cut-off file counts as missing."""
-    index = _json(folder / "model_index.json")
+    index = json_object(folder / "model_index.json")
     if index is None:
         return ("model_index.json",)
     missing: list[str] = []
@@ -148,7 +183,9 @@ def missing_files(folder: Path) -> tuple[str, ...]:
 
 def _lacking(component: Path, *, class_name: str) -> list[str]:
     config = next((file for end, file in CONFIG_FILES.items() if class_name.endswith(end)), None)
-    lacking = [] if _json(component / (config or "config.json")) is not None else [config or "config.json"]
+    lacking = (
+        [] if json_object(component / (config or "config.json")) is not None else [config or "config.json"]
+    )
     if config is None:
         lacking += _lacking_weights(component)
     elif config == "tokenizer_config.json" and not any(
@@ -161,7 +198,7 @@ def _lacking(component: Path, *, class_name: str) -> list[str]:
 def _lacking_weights(component: Path) -> list[str]:
     """Shards named by the index file that are not whole, or the one weight file."""
     for name in WEIGHT_FILES:
-        index = _json(component / f"{name}.index.json")
+        index = json_object(component / f"{name}.index.json")
         if index is not None:
             shards = sorted(set(index.get("weight_map", {}).values()))
             return [shard for shard in shards if not is_whole(component / shard)]
@@ -184,7 +221,7 @@ def is_whole(path: Path) -> bool:
     return bool(ends) and size == 8 + length + max(ends)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

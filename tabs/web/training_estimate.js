@@ -7,8 +7,22 @@ function add(parent, tag, text, name = "") {
   return made;
 }
 
+function paintPlan(plan) {
+  find(".plan").hidden = !plan.words;
+  if (!plan.words) return;
+  find(".words").textContent = say("plan.plan", plan.words);
+  find(".plan").classList.toggle("beyond", !plan.fits);
+  find(".bar i").style.width = plan.percent + "%";
+  find(".bar").setAttribute("aria-valuenow", plan.percent);
+  find(".peak").textContent = say(plan.measured ? "plan.measured" : "plan.expected", plan.peak, plan.total);
+  find("details").hidden = plan.reasons.length === 0;
+  find("details ul").replaceChildren();
+  for (const reason of plan.reasons) add(find("details ul"), "li", reason);
+}
+
 function paint() {
-  const { figures = [], problems = [] } = props.value || {};
+  const { figures = [], problems = [], plan = {} } = props.value || {};
+  paintPlan(plan);
   const list = element.querySelector("dl");
   list.replaceChildren();
   for (const figure of figures) {

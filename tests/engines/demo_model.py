@@ -24,8 +24,6 @@ CARD = ModelCard(
     num_inference_steps=20,
     guidance_scale=3,
     max_sequence_length=40,
-    train_memory_gb=1,
-    generate_memory_gb=1,
 )
 MODEL = LocalModel(card=CARD, path=FOLDER)
 #: Small enough to be quick, large enough for the pipeline.

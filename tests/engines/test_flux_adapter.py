@@ -112,5 +112,5 @@ def test_sampling_can_be_stopped_after_each_step(adapter):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        adapter.sample(denoiser, prompt, request, stop)
+        adapter.sample(denoiser, prompt, request, stop, no_prompt={})
     assert len(calls) == 2

@@ -111,9 +111,21 @@ def test_a_prompt_that_calls_up_no_lora_is_remarked_on(invoke, lora_id):
     assert "calls up no LoRA" not in invoke(*words, "ohwx at sea").stderr
 
 
+def test_a_step_cache_and_how_the_model_is_held_are_options(invoke, settings):
+    words = ("--cache", "first_block", "--set", "batch_size=2", "--set", "compile=false", "--detach")
+    job_id = invoke("generate", *QUICK, *words).stdout.strip()
+    spec = build(settings).jobs.get(job_id).payload["spec"]
+    assert spec["cache"] == "first_block"
+    chosen = {name: value for name, value in spec["performance"].items() if value is not None}
+    assert chosen == {"batch_size": 2, "compile": False}
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
+        (("--cache", "tea"), 2),
+        (("--cache", "mag"), InvalidSpec),
+        (("--set", "quantisation=int8"), InvalidSpec),
         (("--size", "64"), 2),
         (("--lora", "a:b"), 2),
         (("--like", "absent.png"), 2),

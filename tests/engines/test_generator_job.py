@@ -10,11 +10,15 @@ from isengard.domain.model import Family
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.errors import JobYielded
 from isengard.handlers.generation import generate_images
+from isengard.handlers.memory import MemoryBook
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import ImageService
+from isengard.services.machine import Machine
+from isengard.services.planning import Planning
 from isengard.settings import ASSETS, ROOT
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
+from isengard.store.memory import Peaks
 from isengard.store.weights import Weights
 from tests.engines.demo_model import Reports, write_lora
 
@@ -50,15 +54,30 @@ def parts(tmp_path, generator):
 
 
 @pytest.fixture
-def submit(tmp_path, parts):
-    return ImageService(queue=SqliteQueue(tmp_path / "jobs.db"), families=[Family.FLUX], **parts).submit
+def peaks(tmp_path):
+    return Peaks(tmp_path / "memory.json")
 
 
 @pytest.fixture
-def run(tmp_path, parts, generator):
+def planning(peaks):
+    return Planning(machine=Machine(device="cpu").facts, corrections=peaks.read)
+
+
+@pytest.fixture
+def submit(tmp_path, parts, planning):
+    queue = SqliteQueue(tmp_path / "jobs.db")
+    return ImageService(queue=queue, families=[Family.FLUX], planning=planning, **parts).submit
+
+
+@pytest.fixture
+def run(tmp_path, parts, generator, planning, peaks):
+    book = MemoryBook(planning=planning, peaks=peaks, reset=lambda: None)
+
     def ran(job, report=None):
         report = Reports() if report is None else report
-        return generate_images(job, report, generator=generator, runs_dir=tmp_path / "runs", **parts)
+        return generate_images(
+            job, report, generator=generator, runs_dir=tmp_path / "runs", memory=book, **parts
+        )
 
     return ran
 

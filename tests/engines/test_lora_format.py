@@ -36,8 +36,6 @@ CARD = ModelCard(
     resolutions=(128,),
     num_inference_steps=4,
     guidance_scale=3.5,
-    train_memory_gb=1,
-    generate_memory_gb=1,
 )
 SPEC = TrainingSpec(character="mira", base_model="small", trigger="ohwx", class_word="woman", rank=2)
 WIDTH = 8
@@ -201,7 +199,8 @@ def test_an_alpha_kept_in_peft_settings_is_refused(tmp_path):
         ("transformer.x.lokr_w1", "LoKr"),
         ("lora_unet_x.hada_w1_a", "LoHa"),
         ("transformer.x.dora_scale", "DoRA"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "diffusion_model"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv.lokr_w1", "LoKr"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "qkv.lora_B is missing"),
         ("text_encoder.x.lora_A.weight", "text encoder"),
         ("lora_te1_x.lora_down.weight", "text encoder"),
         ("lora_unet_input_blocks_1.lora_down.weight", "input_blocks_1.lora_up is missing"),

@@ -221,7 +221,7 @@ def test_sampling_can_be_stopped_after_each_step(adapter, denoiser):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        adapter.sample(denoiser, adapter.encode_prompt("ohwx"), request, stop)
+        adapter.sample(denoiser, adapter.encode_prompt("ohwx"), request, stop, no_prompt={})
     assert len(calls) == 2
 
 

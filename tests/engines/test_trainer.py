@@ -265,6 +265,8 @@ def test_a_run_may_go_on_with_more_steps_and_another_learning_rate(train, traini
         {"flip": True, "ema_decay": 0.0, "timestep_sampling": TimestepSampling.UNIFORM, "max_grad_norm": 0},
         {"quantization": Quantization.INT8, "targets": "attention"},
         {"quantization": Quantization.FP8, "targets": r".*\.proj_mlp", "loss_weighting": "sigma_sqrt"},
+        {"quantization": Quantization.NF4, "streamed_blocks": 2, "gradient_checkpointing": True},
+        {"optimizer": Optimizer.ADAMW_8BIT, "rank": 128, "text_encoders": "int8"},
         {"resolutions": (64, 80), "targets": "attention_mlp", "max_upscale": 2},
     ],
 )  # fmt: skip
@@ -363,13 +365,6 @@ def test_a_full_disk_ends_in_plain_words_and_the_run_goes_on_when_there_is_room(
 def test_targets_that_match_nothing_are_refused_with_examples(train, training_spec):
     with pytest.raises(InvalidSpec, match="no linear layer matches 'attn_q'; there are, among others"):
         train(spec=changed(training_spec, {"targets": "attn_q"}))
-
-
-def test_eight_bit_adamw_without_a_gpu_is_refused(train, training_spec):
-    if torch.cuda.is_available():
-        pytest.fail("run this on a machine without CUDA; the GPU tests cover adamw8bit")
-    with pytest.raises(InvalidSpec, match="adamw8bit needs an NVIDIA GPU"):
-        train(spec=changed(training_spec, {"optimizer": Optimizer.ADAMW_8BIT}))
 
 
 def test_a_family_without_an_adapter_is_refused(tiny_model, training_images, training_spec, tmp_path):

@@ -224,7 +224,7 @@ def test_the_machine_is_asked_seldom():
 
 def test_the_gpu_is_described_by_its_driver(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 20480, 81920'\n")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 20480, 81920, 9.0, 1'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     state = Machine(device="cuda:0").state()

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from isengard.domain.generation import ImageSpec, LocalLora
 from isengard.domain.job import Job, JobError, JobKind, JobStatus, Lane, Phase, Progress
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, NotFound
 from isengard.services.images import read_payload
 from isengard.services.machine import Machine
@@ -139,7 +140,6 @@ def test_loras_are_offered_newest_first_with_the_earlier_checkpoints_of_their_ru
     offered = image_form.choices(page, form(page))
     assert [key for _, key in offered["lora"]] == ["job2", "job1", "job1@20", "job1@10"]
     assert [key for _, key in offered["character"]] == ["nova", ""]
-    assert "flux2-klein-4b" not in [key for _, key in offered["base_model"]]
 
 
 def test_size_presets_are_as_large_as_the_model_was_made_for_and_can_be_made(page):
@@ -174,6 +174,23 @@ def test_the_form_becomes_a_spec_with_the_trigger_put_in(page, add_lora):
     assert (job.kind, job.status) == (JobKind.GENERATE_IMAGES, JobStatus.QUEUED)
 
 
+def test_fast_is_one_choice_of_the_form(page):
+    assert image_form.choices(page, form(page))["cache"] == [("Exact", "none"), ("Fast", "first_block")]
+    spec, _ = read_payload(image_form.submit(page, form(page, cache="first_block")))
+    assert spec.cache is StepCache.FIRST_BLOCK
+
+
+def test_a_model_without_a_step_cache_offers_exact_only_and_goes_back_to_it(tab, page):
+    painted = tab.choose_model(given(tab, form(page, base_model="sdxl", cache="first_block")))
+    speed = painted[tab.parts.fields["cache"]]
+    assert (speed.choices, speed.value) == ([("Exact", "none")], "none")
+
+
+def test_a_second_cache_is_offered_to_whom_settings_have_brought_it(page):
+    offered = image_form.choices(page, form(page, base_model="flux1-dev", cache="mag"))["cache"]
+    assert [key for _, key in offered] == ["none", "first_block", "mag"]
+
+
 def test_an_empty_seed_is_drawn_anew(page):
     first, second = (read_payload(image_form.submit(page, form(page)))[0].seed for _ in range(2))
     assert first != second
@@ -187,10 +204,10 @@ def test_an_empty_seed_is_drawn_anew(page):
         ({"width": 100}, "width: must be a multiple of 16"),
         ({"width": None}, "width: "),
         ({"seed": "many"}, "seed: "),
-        ({"base_model": "flux2-klein-4b"}, "families flux, sdxl"),
         ({"base_model": "flux1-dev", "width": 1024, "height": 1024}, "not on this machine"),
         ({"lora": "../../etc"}, "there is no LoRA"),
         ({"prompt": "a [trigger]"}, "no LoRA with a trigger word"),
+        ({"cache": "mag"}, "its card has no mag_ratios"),
     ],
 )
 def test_a_wrong_value_becomes_a_toast_in_plain_words(page, tab, changes, words):
@@ -219,6 +236,15 @@ def test_choosing_a_character_takes_its_newest_lora(tab, page, add_lora):
     assert painted_value(painted[fields["lora"]]) == "job1"
     assert painted[tab.parts.selected] == painted[tab.parts.filled] == "nova"
     assert painted[tab.parts.train].visible is False
+
+
+def test_choosing_a_lora_of_an_undistilled_model_takes_its_partner_with_its_numbers(tab, page, add_lora):
+    add_lora("job1", base_model="flux2-klein-base-4b")
+    fields = tab.parts.fields
+    painted = tab.choose_lora(given(tab, form(page, lora="job1", base_model="demo")))
+    assert painted_value(painted[fields["base_model"]]) == "flux2-klein-4b"
+    assert (painted[fields["num_inference_steps"]], painted[fields["guidance_scale"]]) == (4, 1)
+    assert form(page)["base_model"] == "flux2-klein-4b"
 
 
 def test_a_character_without_a_lora_is_told_how_to_get_one(tab, page):
@@ -272,7 +298,12 @@ def test_the_tab_is_filled_once_and_then_only_for_another_character(tab, page, a
 
 def test_the_settings_of_an_image_make_the_same_request_again(tab, page, add_lora, add_image):
     add_lora("job1", checkpoints=(10,))
-    saved = add_image(loras=({"lora": "job1", "step": 10, "strength": 2.5},), num_inference_steps=9, count=2)
+    saved = add_image(
+        loras=({"lora": "job1", "step": 10, "strength": 2.5},),
+        num_inference_steps=9,
+        count=2,
+        cache="first_block",
+    )
     painted = tab.use(given(tab, form(page)), event(id=saved.id))
     taken = {name: painted_value(painted[tab.parts.fields[name]]) for name in FIELDS}
     assert taken["lora"] == "job1@10"

@@ -472,7 +472,7 @@ def test_a_broken_config_file_is_named_and_the_rest_of_the_tab_stays(app, view):
 def test_without_a_measured_run_no_time_is_named(view):
     time, memory, disk = view.parts(CHOICE, {}, "")["estimate"]["figures"]
     assert (time["value"], disk["value"]) == ("not measured yet", "not measured yet")
-    assert "not measured here" in memory["origin"]
+    assert "trained here yet" in memory["origin"]
 
 
 @pytest.fixture

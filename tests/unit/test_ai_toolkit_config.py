@@ -117,7 +117,7 @@ def test_sdxl_has_its_own_noise_and_no_timestep_type():
         (Family.FLUX, {"lr_scheduler": "cosine", "lr_warmup_steps": 9}, "lr_warmup_steps: .*got 9; set it to 0"),
         (Family.FLUX, {"optimizer": "prodigy"}, "learning_rate: .*got 0.0001; set it to 1"),
         (Family.FLUX, {"quantization": "nf4"}, "quantization: .*int8, fp8 alone, got 'nf4'; choose one"),
-        (Family.FLUX, {"streamed_blocks": 4, "compile": True}, "streamed_blocks, compile: .*native engine"),
+        (Family.FLUX, {"attention": "cudnn", "compile": True}, "attention, compile: .*native engine"),
         (Family.SDXL, {}, "timestep_sampling: .*got 'sigmoid'; choose 'uniform'"),
         (
             Family.SDXL,

@@ -184,6 +184,7 @@ def app(tmp_path, tiny_flux, toolkit):
             "native": Engine((Family.FLUX,)),
             "ai-toolkit": Engine((Family.FLUX, Family.SDXL), absence=lambda: toolkit.absent),
         },
+        planning=app.planning,
         runs_dir=app.settings.runs_dir,
     )
     return replace(app, training=training)
@@ -219,14 +220,16 @@ def test_a_family_that_ai_toolkit_does_not_train_here_does_not_get_it(app, toolk
     assert (app.training.default_engine(card), app.training.available_engines(card)) == ("native", ())
 
 
-def test_a_distilled_model_is_trained_by_ai_toolkit_alone_and_only_with_a_training_adapter(app, toolkit):
+def test_a_distilled_model_is_trained_by_both_engines_and_only_with_a_training_adapter(app, toolkit):
     schnell = Catalog(ROOT / "configs").model("flux1-schnell")
     engines = app.training.available_engines
-    assert (engines(schnell), app.training.default_engine(schnell)) == ((), "native")
+    assert (engines(schnell), app.training.default_engine(schnell)) == (("native",), "native")
     toolkit.absent = ""
-    assert (engines(schnell), app.training.default_engine(schnell)) == (("ai-toolkit",), "ai-toolkit")
+    assert (engines(schnell), app.training.default_engine(schnell)) == (
+        ("native", "ai-toolkit"),
+        "ai-toolkit",
+    )
     assert engines(schnell.model_copy(update={"training_adapter": None})) == ()
-    assert engines(schnell.model_copy(update={"trains": True})) == ("native", "ai-toolkit")
 
 
 def test_who_chooses_gets_what_was_chosen(app, toolkit):

@@ -14,8 +14,6 @@ tiny:
   resolutions: [64]
   num_inference_steps: 2
   guidance_scale: 1
-  train_memory_gb: 1
-  generate_memory_gb: 1
 """
 PRESET = """
 title: Quick
@@ -140,5 +138,5 @@ def test_every_shipped_model_names_its_licence_page_and_where_it_comes_from():
 
 def test_a_shipped_model_that_trains_has_settings_of_its_own_in_every_preset():
     catalog = Catalog(ROOT / "configs")
-    trained = {card.name for card in catalog.models() if card.trains}
+    trained = {card.name for card in catalog.models() if card.trainable}
     assert all(preset.models.keys() == trained for preset in catalog.presets())

@@ -51,7 +51,7 @@ def test_a_good_machine_is_ready_and_nothing_is_left_in_its_data_folder(examine,
     ):
         assert verdict(findings, what) == "ok", findings[what]
     assert verdict(findings, "model sdxl") == "warning"
-    assert "models sdxl" in findings["model sdxl"]["detail"]
+    assert "models download sdxl" in findings["model sdxl"]["detail"]
     assert not list(tmp_path.glob("doctor*"))
 
 

@@ -8,10 +8,14 @@ from safetensors.numpy import save_file
 from isengard.domain.base import validated
 from isengard.domain.generation import ImageSpec, LocalLora, resolve_prompt, with_trigger
 from isengard.domain.job import JobKind, Lane
+from isengard.domain.memory import Corrections
 from isengard.domain.model import Family
+from isengard.domain.performance import StepCache
 from isengard.errors import InvalidSpec, MissingWeights, NotFound
 from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import OFFER_AGE_S, ImageService, read_payload
+from isengard.services.machine import Machine
+from isengard.services.planning import Planning
 from isengard.settings import ASSETS, ROOT
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -44,6 +48,7 @@ def service_of(tmp_path, loras, images):
         loras=loras,
         images=images,
         families=families,
+        planning=Planning(machine=Machine(device="cpu").facts, corrections=Corrections),
         draw_seed=lambda: SEED,
     )
 
@@ -100,8 +105,19 @@ def test_without_a_model_that_of_the_lora_is_taken(service, add_lora):
     assert service.plan(overrides={"prompt": "x", "loras": [{"lora": "job2"}]}).base_model == "flux2-klein-4b"
 
 
+def test_while_the_partner_is_not_here_the_model_that_a_lora_was_trained_on_is_taken(
+    service, add_lora, tmp_path, tiny_flux2
+):
+    add_lora(base_model="flux2-klein-base-4b")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "flux2-klein-base-4b").symlink_to(tiny_flux2)
+    assert service.model_for("job1") == "flux2-klein-base-4b"
+    (tmp_path / "models" / "flux2-klein-4b").symlink_to(tiny_flux2)
+    assert service.model_for("job1") == "flux2-klein-4b"
+
+
 def test_without_model_and_lora_the_models_are_named(service):
-    with pytest.raises(InvalidSpec, match="choose a model \\(demo, flux1-dev"):
+    with pytest.raises(InvalidSpec, match="choose a model \\(demo, flux2-klein-base"):
         service.plan(overrides={"prompt": "x"})
 
 
@@ -129,6 +145,24 @@ def test_a_size_the_model_was_not_made_for_is_refused(service, field):
     spec = service.plan(overrides={"prompt": "x", "base_model": "demo", field: 272})
     with pytest.raises(InvalidSpec, match=f"{field}: .* made for 128 pixels and makes at most 256, got 272"):
         service.submit(spec)
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "reason"),
+    [
+        ("demo", "mag", "its card has no mag_ratios; choose one of: first_block, none"),
+        ("sdxl", "first_block", "it cannot skip blocks of the family sdxl; choose one of: none"),
+    ],
+)
+def test_a_step_cache_that_does_not_work_with_the_model_is_refused(service, model, cache, reason):
+    spec = service.plan(overrides={"base_model": model, "prompt": "x", "cache": cache})
+    with pytest.raises(InvalidSpec, match=reason):
+        service.submit(spec)
+
+
+def test_every_shipped_model_with_ratios_can_use_mag(service):
+    able = [card.name for card, _ in service.models() if StepCache.MAG in card.step_caches]
+    assert able == ["flux1-dev"]
 
 
 def test_an_unknown_lora_model_or_template_is_refused(service):

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from isengard.domain.generation import ImageRecord, ImageSpec
 from isengard.errors import ImageRefused
 from isengard.store.artifacts import read_settings
-from isengard.store.parameters import read_parameters
+from isengard.store.parameters import read_parameters, write_parameters
 from isengard.store.png_text import MAX_TEXT, SIGNATURE, read_texts
 
 A1111 = """portrait of ohwx, (smile:1.2) <lora:mira:0.8>
@@ -56,6 +57,14 @@ def test_a1111_text_maps_as_far_as_it_goes(tmp_path, options):
         'Lora hashes: "mira: aa, bo: bb"',
         "Version: v1.10",
     )
+
+
+def test_a_step_cache_is_written_for_other_programs_and_read_again():
+    spec = ImageSpec(base_model="demo", prompt="x", cache="first_block")
+    record = ImageRecord(
+        job_id="j", index=0, spec=spec, prompt="x", seed=1, loras=(), seconds=1, created_at=0
+    )
+    assert read_parameters(write_parameters(record, version="1")).settings["cache"] == "first_block"
 
 
 def test_a_value_out_of_range_is_named_and_not_taken(tmp_path):

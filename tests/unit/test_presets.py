@@ -9,7 +9,7 @@ from isengard.store.configs import Catalog
 
 CARD = ModelCard(
     name="tiny", title="Tiny", family="flux", path="tiny", licence="Apache-2.0", licence_url="https://example.org",
-    resolutions=(128, 256), num_inference_steps=7, guidance_scale=2.5, train_memory_gb=1, generate_memory_gb=1,
+    resolutions=(128, 256), num_inference_steps=7, guidance_scale=2.5,
 )  # fmt: skip
 PRESET = TrainingPreset(
     name="quick", title="Quick", description="", steps_per_image=10, min_steps=50, max_steps=200,
@@ -67,21 +67,16 @@ def test_a_wrong_override_is_refused_by_name_and_value():
         resolve(overrides={"rank": "many"})
 
 
-def test_a_distilled_model_is_trained_by_the_engine_that_loads_its_training_adapter():
+@pytest.mark.parametrize("engine", ["native", "ai-toolkit"])
+def test_a_distilled_model_with_a_training_adapter_is_trained_by_either_engine(engine):
     schnell = Catalog(ROOT / "configs").model("flux1-schnell")
-    assert resolve(card=schnell, engine="ai-toolkit").engine == "ai-toolkit"
-    assert resolve(card=schnell, overrides={"engine": "ai-toolkit"}).base_model == "flux1-schnell"
-    with pytest.raises(
-        InvalidSpec, match=r"only generates .*or the engine 'ai-toolkit', which loads a training"
-    ):
-        resolve(card=schnell)
-    with pytest.raises(InvalidSpec, match="only generates"):
-        resolve(card=schnell, engine="ai-toolkit", overrides={"engine": "native"})
+    assert resolve(card=schnell, engine=engine).engine == engine
 
 
-def test_without_a_training_adapter_no_engine_trains_a_distilled_model():
+@pytest.mark.parametrize("engine", ["native", "ai-toolkit"])
+def test_without_a_training_adapter_no_engine_trains_a_distilled_model(engine):
     with pytest.raises(InvalidSpec, match=r"only generates .*python -m isengard models\)$"):
-        resolve(card=CARD.model_copy(update={"trains": False}), engine="ai-toolkit")
+        resolve(card=CARD.model_copy(update={"trains": False}), engine=engine)
 
 
 def test_a_model_that_only_generates_cannot_be_trained():

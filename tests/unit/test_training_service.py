@@ -64,19 +64,19 @@ def test_what_cannot_be_trained_is_refused_before_it_waits(app, choice, error, s
     assert app.jobs.jobs() == []
 
 
-def test_a_model_of_a_family_without_a_trainer_is_refused(app):
+def test_a_model_of_a_family_that_the_engine_does_not_train_is_refused(app):
     cards = app.settings.configs_dir / "models.yaml"
     cards.write_text(cards.read_text().replace("family: flux", "family: flux2"))
     with pytest.raises(
-        InvalidSpec, match="the engine 'native' trains the families flux, sdxl so far, and Tiny FLUX"
+        InvalidSpec, match="the engine 'ai-toolkit' trains the families flux, sdxl so far, and Tiny FLUX"
     ):
-        submit_training(app)
+        submit_training(app, engine="ai-toolkit")
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_way_to_get_it(app, tiny_flux):
     cards = app.settings.configs_dir / "models.yaml"
     cards.write_text(cards.read_text().replace(f"path: {tiny_flux}", "repository: example/tiny"))
-    with pytest.raises(MissingWeights, match="hf download example/tiny"):
+    with pytest.raises(MissingWeights, match="models download tiny"):
         submit_training(app)
 
 

@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 
+from isengard.engines.libraries import show_bitsandbytes
 from isengard.errors import NotAvailable
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def load(checkout: Path) -> Toolkit:
         raise NotAvailable(
             f"AI-Toolkit is not at {checkout}: run `python -m isengard ai-toolkit install`, or choose the engine native"
         )
+    show_bitsandbytes()  # for its optimizers
     try:
         with _importable(checkout):
             find = importlib.import_module

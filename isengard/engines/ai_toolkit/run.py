@@ -48,6 +48,7 @@ class Run:
         self._process: Any = None
         self._loaded: dict[str, Any] | None = None
         self._row: dict[str, Any] = {}
+        self._rows: list[dict[str, Any]] = []
         self._batches: dict[str, Counter[int]] = {"given": Counter(), "trained": Counter()}
         self.step = 0
 
@@ -161,13 +162,19 @@ class Run:
         """After a whole step: note it and do what is due."""
         self.step += 1
         loss = mean_share * self._spec.gradient_accumulation_steps
-        self._milestones.stepped(self, step=self.step, loss=loss, **self._row)
+        self._rows.append({"step": self.step, "loss": loss, **self._row})
+        self._milestones.stepped(self)
 
     def detach(self) -> None:
         """Let go of AI-Toolkit's objects, which hold the model."""
         self._process = self._loaded = None
 
     # What `Milestones` calls
+
+    def rows(self, *, lag: int) -> list[dict[str, Any]]:  # noqa: ARG002  # AI-Toolkit reads each loss at once
+        """See `Trainee`."""
+        taken, self._rows = self._rows, []
+        return taken
 
     @property
     def denoiser(self) -> Any:
@@ -186,6 +193,8 @@ class Run:
         finally:
             if process.ema is not None:
                 process.ema.train()
+
+    as_used = averaged
 
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of our own kind; AI-Toolkit writes none.

@@ -36,8 +36,6 @@ def smoke(checkout: Path, device: str, folder: Path) -> TrainedLora:
         num_inference_steps=STEPS,
         guidance_scale=3,
         max_sequence_length=40,
-        train_memory_gb=1,
-        generate_memory_gb=1,
     )
     spec = TrainingSpec(
         character="smoke",

@@ -56,7 +56,9 @@ class AIToolkitTrainer:
         progress.loading("AI-Toolkit")
         toolkit = load(self._checkout)
         hide_progress_bars()
-        adapter = self._adapters[model.card.family](model, device=self._device)
+        adapter = self._adapters[model.card.family](
+            model, device=self._device, text_encoders=spec.text_encoders
+        )
         kept_out = held_out(images)
         train = [image for image in images if image.sha256 not in kept_out]
         try:

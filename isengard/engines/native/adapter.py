@@ -1,14 +1,15 @@
 """What the training loop must know of a model family. One file per family implements it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.base import Frozen
-from isengard.domain.performance import Quantization
+from isengard.engines.device import moved
+from isengard.engines.loading import Held
 
 #: Tensors of one encoded prompt by name, without a batch dimension.
 PromptEmbeds = Mapping[str, Tensor]
@@ -26,9 +27,13 @@ class SampleRequest(Frozen):
 class FamilyAdapter(Protocol):
     """Loads the parts of one base model and speaks its conventions.
 
-    Latents are in the form that the denoiser takes: for FLUX ``(tokens, 64)``, for SDXL ``(4, height, width)``.
+    Latents are in the form that the denoiser takes: for FLUX.1 ``(tokens, 64)``, for FLUX.2 ``(tokens, 128)``, for SDXL ``(4, height, width)``.
     ``sigma`` is the noise level in [0, 1], whatever the family makes of it. Parts are loaded at first use.
     """
+
+    #: Whether the denoiser is trained under autocast. Better not: it makes the norms' outputs float32, and the
+    #: gradient keeps them; `predict` then gives the denoiser tensors of its own type.
+    autocast: bool
 
     def marks(self) -> Mapping[str, str]:
         """Identify the encoders ``vae`` and ``text``: cached tensors with other marks are not used."""
@@ -46,8 +51,8 @@ class FamilyAdapter(Protocol):
         """Drop the VAE and the text encoders."""
         ...
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
-        """Load the frozen network that is adapted, on the device."""
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
+        """Load the frozen network that is adapted, on the device. See `load_network`."""
         ...
 
     def target_pattern(self, targets: str) -> str:
@@ -85,8 +90,13 @@ class FamilyAdapter(Protocol):
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,
     ) -> Image:
-        """Make one picture; ``on_step`` is called after each denoising step and may raise."""
+        """Make one picture; ``on_step`` is called after each denoising step and may raise.
+
+        ``no_prompt`` is the empty prompt, for families that guide away from it.
+        """
         ...
 
     def lora_key(self, module: str) -> str:
@@ -94,11 +104,11 @@ class FamilyAdapter(Protocol):
         ...
 
 
-#: Makes an adapter for a local model: (model, device) -> adapter.
+#: Makes an adapter for a local model: (model, device=, text_encoders=) -> adapter.
 AdapterFactory = Callable[..., FamilyAdapter]
 
 
 def stacked(prompts: Iterator[PromptEmbeds] | list[PromptEmbeds], device: torch.device) -> dict[str, Tensor]:
     """Give prompts a batch dimension and move them to the device."""
     listed = list(prompts)
-    return {name: torch.stack([prompt[name] for prompt in listed]).to(device) for name in listed[0]}
+    return {name: moved(torch.stack([prompt[name] for prompt in listed]), device) for name in listed[0]}

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from isengard.domain.performance import TextEncoders
 from isengard.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,12 @@ class TensorCache:
         tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
         write_bytes(path, save(tensors))
         return tensors
+
+
+def placement_mark(placement: TextEncoders, device: torch.device) -> str:
+    """Tell apart embeddings that differ because they were computed in another place or in fewer bits."""
+    same = placement is TextEncoders.DEVICE or (placement is TextEncoders.CPU and device.type == "cpu")
+    return "" if same else f"/{placement}"
 
 
 def fingerprint(folder: Path) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from isengard.errors import TrainingFailed
 
 #: From this many images on, some are held out for validation.
 HOLD_OUT_FROM = 8
+
+#: Latents and prompts up to this many bytes stay on the device during the training.
+KEPT_ON_DEVICE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,35 @@ def prepare(
         no_prompt=prompts[""],
         sample_prompts=[prompts[text] for text in sample_prompts],
     )
+
+
+def placed(dataset: Dataset, device: torch.device) -> Dataset:
+    """Bring what the steps read to the device once, when it is small beside a model."""
+    prompts = {
+        id(prompt): prompt for prompt in [*(example.prompt for example in dataset.train), dataset.no_prompt]
+    }
+    latents = [
+        tensor
+        for example in dataset.train
+        for tensor in (example.latents, example.mirrored)
+        if tensor is not None
+    ]
+    tensors = [*latents, *(tensor for prompt in prompts.values() for tensor in prompt.values())]
+    if sum(tensor.nbytes for tensor in tensors) > KEPT_ON_DEVICE:
+        return dataset
+    there = {
+        key: {name: tensor.to(device) for name, tensor in prompt.items()} for key, prompt in prompts.items()
+    }
+    train = [
+        replace(
+            example,
+            latents=example.latents.to(device),
+            mirrored=None if example.mirrored is None else example.mirrored.to(device),
+            prompt=there[id(example.prompt)],
+        )
+        for example in dataset.train
+    ]
+    return replace(dataset, train=train, no_prompt=there[id(dataset.no_prompt)])
 
 
 def _encode(adapter: FamilyAdapter, path: Path, bucket: Bucket, *, mirror: bool) -> dict[str, Tensor]:

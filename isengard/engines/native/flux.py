@@ -1,19 +1,20 @@
 """FLUX.1: packed latents, rectified flow, CLIP and T5 prompts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization
-from isengard.engines.device import free_cached
+from isengard.domain.performance import TextEncoders
+from isengard.engines.device import compute_dtype, free_cached
+from isengard.engines.loading import Held, load_network, place_text_encoders
 from isengard.engines.native import flow_matching
-from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint
-from isengard.engines.native.quantize import quantization_config
+from isengard.engines.native.adapter import PromptEmbeds, SampleRequest, stacked
+from isengard.engines.native.cache import placement_mark
+from isengard.engines.native.parts import draw, load_vae, mark
 
 _ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _MLP = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
@@ -29,21 +30,29 @@ _TARGETS = {
 class FluxAdapter:
     """FLUX.1-dev, FLUX.1-schnell and the demo model. See `FamilyAdapter`."""
 
+    autocast = False
     pixels_per_latent = 16
 
-    def __init__(self, model: LocalModel, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        device: torch.device,
+        text_encoders: TextEncoders = TextEncoders.DEVICE,
+    ) -> None:
         self._model = model
         self._device = device
+        self._text_encoders = text_encoders
         self._vae: Any = None
         self._text: Any = None
         self._position_ids: dict[tuple[int, int], Tensor] = {}
 
     def marks(self) -> Mapping[str, str]:
-        parts = {"vae": ["vae"], "text": ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]}
-        kind = f"{self._encoder_dtype()}/{self._model.card.max_sequence_length}"
+        kind = f"{compute_dtype(self._device)}/{self._model.card.max_sequence_length}"
+        text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
         return {
-            name: "/".join([kind, *(fingerprint(self._model.path / folder) for folder in folders)])
-            for name, folders in parts.items()
+            "vae": mark(kind, self._model.path, ("vae",)),
+            "text": mark(kind, self._model.path, text) + placement_mark(self._text_encoders, self._device),
         }
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -57,8 +66,9 @@ class FluxAdapter:
             from diffusers import FluxPipeline  # seconds to import; not needed when all is cached
 
             self._text = FluxPipeline.from_pretrained(
-                self._model.path, transformer=None, vae=None, dtype=self._encoder_dtype()
-            ).to(self._device)
+                self._model.path, transformer=None, vae=None, dtype=compute_dtype(self._device)
+            )
+            place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
             embeds, pooled, _ = self._text.encode_prompt(
                 prompt=prompt, prompt_2=None, max_sequence_length=self._model.card.max_sequence_length
@@ -69,13 +79,12 @@ class FluxAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
         from diffusers import FluxTransformer2DModel
 
-        denoiser = FluxTransformer2DModel.from_pretrained(
-            self._model.path / "transformer", dtype=dtype, **quantization_config(quantization)
-        )
-        return denoiser.to(self._device)
+        folder = self._model.path / "transformer"
+        denoiser: torch.nn.Module = load_network(FluxTransformer2DModel, folder, device=self._device, **held)
+        return denoiser
 
     def target_pattern(self, targets: str) -> str:
         return _TARGETS.get(targets, targets)
@@ -99,17 +108,16 @@ class FluxAdapter:
         size: tuple[int, int],
         guidance_scale: float,
     ) -> Tensor:
-        config: Any = denoiser.config
-        guidance = torch.full_like(sigma, guidance_scale) if config.guidance_embeds else None
-        text_ids = noisy.new_zeros(prompts["prompt_embeds"].shape[1], 3)
-        predicted: Tensor = denoiser(
-            hidden_states=noisy,
+        network: Any = denoiser
+        guidance = torch.full_like(sigma, guidance_scale) if network.config.guidance_embeds else None
+        predicted: Tensor = network(
+            hidden_states=noisy.to(network.dtype),
             timestep=sigma,
             guidance=guidance,
-            pooled_projections=prompts["pooled_prompt_embeds"],
-            encoder_hidden_states=prompts["prompt_embeds"],
-            txt_ids=text_ids,
-            img_ids=self._ids(size).to(noisy.device, noisy.dtype),
+            pooled_projections=prompts["pooled_prompt_embeds"].to(network.dtype),
+            encoder_hidden_states=prompts["prompt_embeds"].to(network.dtype),
+            txt_ids=noisy.new_zeros(prompts["prompt_embeds"].shape[1], 3),
+            img_ids=self._ids(size, noisy.device),
             return_dict=False,
         )[0]
         return predicted
@@ -120,6 +128,8 @@ class FluxAdapter:
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,  # noqa: ARG002 - guidance is an input of the network
     ) -> Image:
         from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
@@ -128,45 +138,25 @@ class FluxAdapter:
             scheduler=scheduler, vae=self._load_vae(), transformer=denoiser,
             text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after_step(
-            _pipeline: object, _step: int, _timestep: object, state: dict[str, Any]
-        ) -> dict[str, Any]:
-            on_step()
-            return state
-
-        result = pipeline(
-            **{name: tensor[None].to(self._device) for name, tensor in prompt.items()},
-            height=request.resolution,
-            width=request.resolution,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            callback_on_step_end=after_step,
-        )
-        image: Image = result.images[0]
+        image: Image = draw(pipeline, request, on_step, **stacked([prompt], self._device))[0]
         return image
 
     def lora_key(self, module: str) -> str:
         return f"transformer.{module}"
 
-    def _encoder_dtype(self) -> torch.dtype:
-        return torch.float32 if self._device.type == "cpu" else torch.bfloat16
-
     def _load_vae(self) -> Any:
         if self._vae is None:
             from diffusers import AutoencoderKL
 
-            self._vae = AutoencoderKL.from_pretrained(self._model.path / "vae", dtype=self._encoder_dtype())
-            self._vae.to(self._device).requires_grad_(False)  # torch's own signature
+            dtype = compute_dtype(self._device)
+            self._vae = load_vae(AutoencoderKL, self._model.path, dtype=dtype, device=self._device)
         return self._vae
 
-    def _ids(self, size: tuple[int, int]) -> Tensor:
+    def _ids(self, size: tuple[int, int], device: torch.device) -> Tensor:
         if size not in self._position_ids:
             self._position_ids[size] = position_ids(
                 width=size[0] // self.pixels_per_latent, height=size[1] // self.pixels_per_latent
-            )
+            ).to(device)
         return self._position_ids[size]
 
 

@@ -16,15 +16,18 @@ from isengard.errors import InvalidSpec
 class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
     """peft's LoRA layer with scale and sum inside the second product: no pass over the output of their own.
 
-    Training speed depends on it (``python -m benchmarks.train_step``). One adapter, no dropout, nothing merged.
+    Training speed depends on it (``python -m benchmarks.train_step``). The base layer may be quantized: it is only
+    called. The products are in the type of the base's output, so that the activations kept for the gradient are its
+    input and ``rank`` numbers per token, and the layers that share an input share what is kept. One adapter, no
+    dropout, nothing merged.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         base: Tensor = self.base_layer(x)
         (name,) = self.lora_A
-        hidden = self.lora_A[name](x).flatten(0, -2)
-        up = self.lora_B[name].weight.t()
-        return torch.addmm(base.flatten(0, -2), hidden, up, alpha=self.scaling[name]).view(base.shape)
+        down, up = self.lora_A[name].weight.to(base.dtype), self.lora_B[name].weight.to(base.dtype)
+        hidden = torch.nn.functional.linear(x.to(base.dtype).flatten(0, -2), down)
+        return torch.addmm(base.flatten(0, -2), hidden, up.t(), alpha=self.scaling[name]).view(base.shape)
 
 
 def add_lora(denoiser: Any, *, pattern: str, rank: int, alpha: float, seed: int) -> list[torch.nn.Parameter]:
@@ -38,9 +41,7 @@ def add_lora(denoiser: Any, *, pattern: str, rank: int, alpha: float, seed: int)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen)
-        # Plain layers only: a quantized weight is a Parameter subclass of its own, and peft knows how to treat it.
-        if all(type(denoiser.get_submodule(name).weight.data) is Tensor for name in chosen):
-            config._register_custom_module({torch.nn.Linear: FusedLoraLinear})
+        config._register_custom_module({torch.nn.Linear: FusedLoraLinear})
         denoiser.add_adapter(config)
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     for parameter in parameters:

@@ -1,7 +1,7 @@
 """What is due after a step, whatever makes the steps: validation, checkpoints, samples."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,13 +31,30 @@ class Trainee(Protocol):
         """The network with the adapter on it."""
         ...
 
+    def rows(self, *, lag: int) -> list[dict[str, Any]]:
+        """Take the metrics of the steps done, each once, but not those of the newest ``lag`` steps.
+
+        Raises:
+            TrainingFailed: the loss of one of them is not a number: the weights are spoilt.
+        """
+        ...
+
     def averaged(self) -> AbstractContextManager[None]:
         """Put the weights that are exported into the network for a while: the moving average, if there is one."""
+        ...
+
+    def as_used(self) -> AbstractContextManager[None]:
+        """As `averaged`, and without what is there for training only."""
         ...
 
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of the last whole step. Raises: DiskFull."""
         ...
+
+
+def compute_precision(spec: TrainingSpec) -> Precision:
+    """What the network computes in: quantized weights are multiplied in bfloat16."""
+    return spec.precision if spec.quantization is Quantization.NONE else Precision.BF16
 
 
 class Milestones:
@@ -58,7 +75,7 @@ class Milestones:
         self._adapter = adapter
         self._progress = progress
         self._device = device
-        self._bf16 = spec.precision is Precision.BF16 or spec.quantization is not Quantization.NONE
+        self._bf16 = compute_precision(spec) is Precision.BF16
         self._metrics = Metrics(run_dir)
         self._samples = Samples(run_dir, spec, dataset.sample_prompts)
         self.checkpoints = Checkpoints(run_dir)
@@ -80,10 +97,10 @@ class Milestones:
         self._reach(state)
         self._progress.start(state.step)
 
-    def stepped(self, state: Trainee, **row: Any) -> None:
-        """Note the metrics of a finished step, and do what is due at it."""
-        self._metrics.add(**row)
-        self._progress.stepped(loss=row["loss"])
+    def stepped(self, state: Trainee) -> None:
+        """After a step: note the metrics of the one before it, and do what is due."""
+        self._progress.stepped()
+        self._note(state.rows(lag=1))
         self._reach(state)
 
     def stopped(self, state: Trainee) -> None:
@@ -98,20 +115,33 @@ class Milestones:
             best_step=self._best(),
         )
 
+    def _note(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._metrics.add(**row)
+            self._progress.measured(loss=row["loss"])
+
     def _reach(self, state: Trainee) -> None:
-        spec, step = self._spec, state.step
+        step = state.step
+        scheduled = self._falls_on(step, self._spec.save_every) and step > 0
+        validated = self._spec.validate_every and (
+            scheduled or self._falls_on(step, self._spec.validate_every)
+        )
+        sampled = self._falls_on(step, self._spec.sample_every)
+        if scheduled or validated or sampled:
+            self._note(state.rows(lag=0))
         self._progress.training(step)
         self._metrics.flush()
-        scheduled = step == spec.steps or (step > 0 and step % spec.save_every == 0)
-        if spec.validate_every and (scheduled or step % spec.validate_every == 0):
+        if validated:
             self._validate(state)
         wanted = self._progress.take_requests()
-        if wanted.save:
-            self._save(state, Reason.REQUESTED)
-        elif scheduled:
-            self._save(state, Reason.SCHEDULED)
-        if wanted.sample or (spec.sample_every and (step == spec.steps or step % spec.sample_every == 0)):
+        if wanted.save or scheduled:
+            self._save(state, Reason.REQUESTED if wanted.save else Reason.SCHEDULED)
+        if wanted.sample or sampled:
             self._sample(state)
+
+    def _falls_on(self, step: int, every: int) -> bool:
+        """Whether something is due that is done every so many steps (0: never) and at the end."""
+        return every > 0 and (step == self._spec.steps or step % every == 0)
 
     def _validate(self, state: Trainee) -> None:
         step = state.step
@@ -133,6 +163,7 @@ class Milestones:
 
     def _save(self, state: Trainee, reason: Reason) -> None:
         step = state.step
+        self._note(state.rows(lag=0))
         if step not in self.checkpoints.steps() and step > 0:
             self._metrics.flush()
             state.save(self.checkpoints, reason=reason)
@@ -148,13 +179,15 @@ class Milestones:
         return min(losses)[1] if losses else None
 
     def _sample(self, state: Trainee) -> None:
+        self._note(state.rows(lag=0))
         for number in self._samples.missing(state.step):
             denoised: Callable[[], None] = self._progress.sampling(state.step, number, self._samples)
-            with state.averaged(), self.autocast():
+            with state.as_used(), self.autocast():
                 image = self._adapter.sample(
                     state.denoiser,
                     self._dataset.sample_prompts[number],
                     self._samples.request(number),
                     denoised,
+                    no_prompt=self._dataset.no_prompt,
                 )
             self._progress.sampled(self._samples.keep(image, step=state.step, number=number))

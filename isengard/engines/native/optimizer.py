@@ -7,14 +7,14 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from isengard.domain.training import LrScheduler, Optimizer, TrainingSpec
-from isengard.errors import InvalidSpec
+from isengard.engines.libraries import bitsandbytes
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
     """Make the optimizer of a spec.
 
     Raises:
-        InvalidSpec: adamw8bit where CUDA or bitsandbytes is missing.
+        InvalidSpec: adamw8bit where bitsandbytes is missing.
     """
     if spec.optimizer is Optimizer.PRODIGY:
         from prodigyopt import Prodigy
@@ -25,25 +25,12 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], spec: TrainingSpec
         )  # fmt: skip
         return prodigy
     if spec.optimizer is Optimizer.ADAMW_8BIT:
-        return _adamw_8bit(parameters, spec)
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
-
-
-def _adamw_8bit(parameters: Iterable[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
-    if not torch.cuda.is_available():
-        raise InvalidSpec(
-            "optimizer adamw8bit needs an NVIDIA GPU, and there is none here; choose adamw or prodigy"
+        library = bitsandbytes(wanted_by="optimizer adamw8bit", instead="adamw")
+        adamw: torch.optim.Optimizer = library.optim.AdamW8bit(
+            parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay
         )
-    try:  # pragma: gpu
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:  # pragma: gpu
-        raise InvalidSpec(
-            "optimizer adamw8bit needs the package bitsandbytes: pip install bitsandbytes, or choose adamw"
-        ) from None
-    optimizer: torch.optim.Optimizer = AdamW8bit(  # pragma: gpu
-        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay
-    )
-    return optimizer  # pragma: gpu
+        return adamw
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, spec: TrainingSpec) -> Any:

@@ -30,8 +30,8 @@ class ProgressReporter:
         self._speed: float | None = None
         self._last_step_at: float | None = None
 
-    def loading(self, part: str) -> None:
-        self._send(Progress(phase=Phase.LOADING, message=f"loading {part}"))
+    def loading(self, part: str, done: int = 0, total: int = 0) -> None:
+        self._send(Progress(phase=Phase.LOADING, step=done, total=total, message=f"loading {part}"))
 
     def caching(self, done: int, total: int, what: str) -> None:
         self._send(Progress(phase=Phase.CACHING, step=done, total=total, message=what))
@@ -46,14 +46,17 @@ class ProgressReporter:
         """Begin to measure the time left, at ``step``."""
         self._started = (time.monotonic(), step)
 
-    def stepped(self, *, loss: float) -> None:
-        """Note a finished optimizer step; `training` reports it."""
+    def measured(self, *, loss: float) -> None:
+        """Note the loss of a step; `training` reports it."""
+        self._smooth(loss)
+
+    def stepped(self) -> None:
+        """Note the time at which an optimizer step was finished."""
         now = time.monotonic()
         if self._last_step_at is not None:
             speed = 1 / max(now - self._last_step_at, 1e-9)
             self._speed = speed if self._speed is None else 0.9 * self._speed + 0.1 * speed
         self._last_step_at = now
-        self._smooth(loss)
 
     def _smooth(self, loss: float | None) -> None:
         if loss is not None:

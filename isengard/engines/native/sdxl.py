@@ -1,7 +1,7 @@
 """SDXL: a UNet that predicts the noise of a discrete diffusion, prompts from two CLIPs, sizes as conditions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -9,11 +9,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from isengard.domain.model import LocalModel
-from isengard.domain.performance import Quantization
-from isengard.engines.device import free_cached
+from isengard.domain.performance import TextEncoders
+from isengard.engines.device import compute_dtype, free_cached, moved
+from isengard.engines.loading import Held, load_network, place_text_encoders
 from isengard.engines.native.adapter import PromptEmbeds, SampleRequest
-from isengard.engines.native.cache import fingerprint
-from isengard.engines.native.quantize import quantization_config
+from isengard.engines.native.cache import placement_mark
+from isengard.engines.native.parts import draw, load_vae, mark
 from isengard.errors import InvalidSpec
 
 _ATTENTION = r"transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"
@@ -33,12 +34,22 @@ class SdxlAdapter:
     The VAE is in float32 on every device: its activations overflow float16 and lose detail in bfloat16.
     """
 
-    def __init__(self, model: LocalModel, *, device: torch.device) -> None:
+    autocast = True
+
+    def __init__(
+        self,
+        model: LocalModel,
+        *,
+        device: torch.device,
+        text_encoders: TextEncoders = TextEncoders.DEVICE,
+    ) -> None:
         """Raises: InvalidSpec when the model does not predict the noise."""
         self._model = model
         self._device = device
+        self._text_encoders = text_encoders
         self._vae: Any = None
         self._text: Any = None
+        self._alphas_cumprod: Tensor | None = None
         # The one class serves training, for its alphas_cumprod, and sampling.
         self._scheduler = EulerDiscreteScheduler.from_pretrained(model.path / "scheduler")
         kind = self._scheduler.config.prediction_type
@@ -48,12 +59,11 @@ class SdxlAdapter:
             )
 
     def marks(self) -> Mapping[str, str]:
-        text = ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+        text = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
         return {
-            "vae": "/".join([str(torch.float32), fingerprint(self._model.path / "vae")]),
-            "text": "/".join(
-                [str(self._text_dtype()), *(fingerprint(self._model.path / folder) for folder in text)]
-            ),
+            "vae": mark(torch.float32, self._model.path, ("vae",)),
+            "text": mark(compute_dtype(self._device), self._model.path, text)
+            + placement_mark(self._text_encoders, self._device),
         }
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -67,8 +77,13 @@ class SdxlAdapter:
         """Embed one prompt; the empty one is zeros, as SDXL was trained and as its pipeline guides away from."""
         if self._text is None:
             self._text = StableDiffusionXLPipeline.from_pretrained(
-                self._model.path, unet=None, vae=None, dtype=self._text_dtype(), add_watermarker=False
-            ).to(self._device)
+                self._model.path,
+                unet=None,
+                vae=None,
+                dtype=compute_dtype(self._device),
+                add_watermarker=False,
+            )
+            place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():
             embeds, _, pooled, _ = self._text.encode_prompt(prompt, do_classifier_free_guidance=False)
         weight = float(bool(prompt))
@@ -81,14 +96,10 @@ class SdxlAdapter:
         self._vae = self._text = None
         free_cached(self._device)
 
-    def load_denoiser(self, *, dtype: torch.dtype, quantization: Quantization) -> torch.nn.Module:
-        denoiser: torch.nn.Module = UNet2DConditionModel.from_pretrained(
-            self._model.path / "unet", dtype=dtype, **quantization_config(quantization)
-        )
-        for module in denoiser.modules():
-            if isinstance(module, torch.nn.GroupNorm):
-                module.float()  # takes what a quantized layer before it gives, float32 under autocast
-        return denoiser.to(self._device)
+    def load_denoiser(self, **held: Unpack[Held]) -> torch.nn.Module:
+        folder = self._model.path / "unet"
+        denoiser: torch.nn.Module = load_network(UNet2DConditionModel, folder, device=self._device, **held)
+        return denoiser
 
     def target_pattern(self, targets: str) -> str:
         return _TARGETS.get(targets, targets)
@@ -99,9 +110,15 @@ class SdxlAdapter:
 
     def add_noise(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """``sqrt(a) * clean + sqrt(1 - a) * noise``, with a = alphas_cumprod at the timestep of sigma."""
-        kept = self._scheduler.alphas_cumprod.to(sigma.device)[self.timesteps(sigma)]
+        kept = self._alphas(sigma.device)[self.timesteps(sigma)]
         kept = kept.view(-1, *[1] * (clean.ndim - 1))
         return kept.sqrt() * clean + (1 - kept).sqrt() * noise
+
+    def _alphas(self, device: torch.device) -> Tensor:
+        """The schedule's ``alphas_cumprod``, brought to the device once; the scheduler needs its own on the CPU."""
+        if self._alphas_cumprod is None:
+            self._alphas_cumprod = self._scheduler.alphas_cumprod.to(device)
+        return self._alphas_cumprod
 
     def target(self, clean: Tensor, noise: Tensor) -> Tensor:  # noqa: ARG002 - part of the protocol
         return noise
@@ -127,7 +144,8 @@ class SdxlAdapter:
     ) -> Tensor:
         width, height = size
         # Original size, left upper corner of the crop, target size: the picture is told to be whole.
-        time_ids = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype)
+        time_ids = moved(sizes, noisy.device).expand(len(noisy), -1)
         predicted: Tensor = denoiser(
             noisy,
             self.timesteps(sigma),
@@ -146,6 +164,8 @@ class SdxlAdapter:
         prompt: PromptEmbeds,
         request: SampleRequest,
         on_step: Callable[[], None],
+        *,
+        no_prompt: PromptEmbeds,  # noqa: ARG002 - the pipeline takes zeros, which it is
     ) -> Image:
         """Make one picture; where ``guidance_scale`` is above 1 the pipeline guides away from zeros."""
         network: Any = denoiser
@@ -154,24 +174,8 @@ class SdxlAdapter:
             scheduler=self._scheduler, vae=vae, unet=network, add_watermarker=False,
             text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-
-        def after_step(
-            _pipeline: object, _step: int, _timestep: object, state: dict[str, Any]
-        ) -> dict[str, Any]:
-            on_step()
-            return state
-
-        latents = pipeline(
-            **{name: tensor[None].to(self._device, network.dtype) for name, tensor in prompt.items()},
-            height=request.resolution,
-            width=request.resolution,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            callback_on_step_end=after_step,
-            output_type="latent",
-        ).images
+        inputs = {name: tensor[None].to(self._device, network.dtype) for name, tensor in prompt.items()}
+        latents = draw(pipeline, request, on_step, **inputs, output_type="latent")
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             pixels = vae.decode(latents.float() / vae.config.scaling_factor, return_dict=False)[0]
         image: Image = pipeline.image_processor.postprocess(pixels)[0]
@@ -180,11 +184,7 @@ class SdxlAdapter:
     def lora_key(self, module: str) -> str:
         return f"unet.{module}"
 
-    def _text_dtype(self) -> torch.dtype:
-        return torch.float32 if self._device.type == "cpu" else torch.bfloat16
-
     def _load_vae(self) -> Any:
         if self._vae is None:
-            self._vae = AutoencoderKL.from_pretrained(self._model.path / "vae", dtype=torch.float32)
-            self._vae.to(self._device).requires_grad_(False)  # torch's own signature
+            self._vae = load_vae(AutoencoderKL, self._model.path, dtype=torch.float32, device=self._device)
         return self._vae

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isengard.domain.model import ModelCard
 from isengard.domain.training import TrainingSpec
+from isengard.engines.device import moved
 from isengard.engines.lora_format import save_lora
 from isengard.engines.native import lora
 from isengard.engines.native.adapter import FamilyAdapter, PromptEmbeds, stacked
@@ -21,7 +22,9 @@ from isengard.engines.native.checkpoint import Checkpoints, Reason, check_unchan
 from isengard.engines.native.dataset import Example
 from isengard.engines.native.flow_matching import draw_sigmas, loss_weights
 from isengard.engines.native.optimizer import build_optimizer, build_scheduler
-from isengard.errors import TrainingFailed
+from isengard.engines.native.readings import Readings
+from isengard.engines.native.share import Share
+from isengard.engines.native.training_adapter import TrainingAdapter
 
 
 class TrainingState:
@@ -32,13 +35,23 @@ class TrainingState:
     """
 
     def __init__(
-        self, spec: TrainingSpec, card: ModelCard, denoiser: Any, *, adapter: FamilyAdapter, image_count: int
+        self,
+        spec: TrainingSpec,
+        card: ModelCard,
+        denoiser: Any,
+        *,
+        adapter: FamilyAdapter,
+        training_adapter: TrainingAdapter,
+        image_count: int,
+        share: Share,
     ) -> None:
         self._spec = spec
         self._card = card
         self._adapter = adapter
         self._image_count = image_count
+        self._share = share
         self.denoiser = denoiser
+        self._training_adapter = training_adapter
         self._parameters = lora.add_lora(
             denoiser,
             pattern=adapter.target_pattern(spec.targets),
@@ -53,6 +66,7 @@ class TrainingState:
         self._scheduler = build_scheduler(self._optimizer, spec)
         self._ema = EMAModel(self._parameters, decay=spec.ema_decay) if spec.ema_decay else None
         self._order: BatchOrder | None = None
+        self._readings = Readings()
         self.step = 0
         self._batches = 0
 
@@ -61,11 +75,11 @@ class TrainingState:
         return torch.Generator().manual_seed(self._spec.seed << 32 | self.step)
 
     def batch(self, examples: Sequence[Example], micro: int) -> list[int]:
-        """Return the examples of forward pass ``micro`` of the next step."""
+        """Return the examples of forward pass ``micro`` of the next step, those of all devices."""
         if self._order is None:
             self._order = BatchOrder(
                 [example.bucket for example in examples],
-                batch_size=self._spec.batch_size,
+                batch_size=self._spec.batch_size * self._share.count,
                 seed=self._spec.seed,
             )
         return self._order.batch(self._batches + micro)
@@ -73,24 +87,34 @@ class TrainingState:
     def loss(
         self, examples: Sequence[Example], *, no_prompt: PromptEmbeds, generator: torch.Generator
     ) -> Tensor:
-        """Run one forward pass on examples of one bucket and return the weighted mean squared error."""
-        spec, bucket = self._spec, examples[0].bucket
+        """Run one forward pass on this device's share of a batch and return the weighted mean squared error.
+
+        Args:
+            examples: Of one bucket, for all devices: what is drawn for an example does not depend on who gets it.
+            no_prompt: The embeddings of the empty caption.
+            generator: Source of the randomness.
+        """
+        spec, bucket, mine = self._spec, examples[0].bucket, self._share.of(len(examples))
         tokens = self._adapter.tokens(width=bucket.width, height=bucket.height)
         sigma = draw_sigmas(
             len(examples), sampling=spec.timestep_sampling, tokens=tokens, generator=generator
-        ).to(self._device)
+        )
+        sigma = moved(sigma[mine], self._device)
         dropped = torch.rand(len(examples), generator=generator) < spec.caption_dropout
         mirrored = torch.rand(len(examples), generator=generator) < 0.5
-        noise = torch.randn(len(examples), *examples[0].latents.shape, generator=generator).to(self._device)
+        noise = torch.randn(len(examples), *examples[0].latents.shape, generator=generator)
+        noise = moved(noise[mine], self._device)
+        examples = examples[mine]
         clean = torch.stack(
             [
                 example.mirrored if mirror and example.mirrored is not None else example.latents
-                for example, mirror in zip(examples, mirrored.tolist(), strict=True)
+                for example, mirror in zip(examples, mirrored[mine].tolist(), strict=True)
             ]
-        ).to(self._device)
+        )
+        clean = moved(clean, self._device)
         prompts = [
             no_prompt if drop else example.prompt
-            for example, drop in zip(examples, dropped.tolist(), strict=True)
+            for example, drop in zip(examples, dropped[mine].tolist(), strict=True)
         ]
         predicted = self._adapter.predict(
             self.denoiser,
@@ -103,20 +127,12 @@ class TrainingState:
         error = (predicted.float() - self._adapter.target(clean, noise)).square().flatten(1).mean(1)
         return (loss_weights(sigma, weighting=spec.loss_weighting) * error).mean()
 
-    def update(self, *, loss: float) -> dict[str, Any]:
-        """Apply the gradients; return the step's row of metrics.
-
-        Raises:
-            TrainingFailed: the loss or a gradient is not finite; the weights are as before.
-        """
+    def update(self, *, loss: Tensor) -> None:
+        """Apply the gradients. Nothing waits for the device: `rows` tells later what the step was like."""
+        loss = self._share.average(self._parameters, loss)
         limit = self._spec.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True).item()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         rate = self._optimizer.param_groups[0]["lr"]
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingFailed(
-                f"the loss is no longer a number at step {self.step + 1} (loss {loss}, gradient norm {norm}, learning "
-                f"rate {rate:g}). The last checkpoint is good: resume from it with a lower learning_rate"
-            )
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -124,7 +140,11 @@ class TrainingState:
             self._ema.step(self._parameters)
         self.step += 1
         self._batches += self._spec.gradient_accumulation_steps
-        return {"step": self.step, "loss": loss, "lr": rate, "grad_norm": norm}
+        self._readings.note(step=self.step, lr=rate, loss=loss, grad_norm=norm)
+
+    def rows(self, *, lag: int) -> list[dict[str, Any]]:
+        """See `Trainee`. Raises: TrainingFailed."""
+        return self._readings.take(lag=lag)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -138,6 +158,12 @@ class TrainingState:
             yield
         finally:
             self._ema.restore(self._parameters)
+
+    @contextmanager
+    def as_used(self) -> Iterator[None]:
+        """See `Trainee`."""
+        with self.averaged(), self._training_adapter.off():
+            yield
 
     def save(self, checkpoints: Checkpoints, *, reason: Reason) -> None:
         """Write a checkpoint of the last whole step. Raises: DiskFull."""

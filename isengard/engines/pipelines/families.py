@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionXLPipeline,
@@ -20,13 +23,15 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2TokenizerFast,
+    Qwen3ForCausalLM,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from isengard.domain.model import Family, ModelCard
 from isengard.engines.lora_format import TRANSFORMER, UNET
-from isengard.errors import InvalidSpec
+from isengard.engines.native.flux2 import latent_statistics
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class PipelineFamily:
 
     ``denoiser`` is the component that LoRAs adapt; ``float32`` names those that never compute in less;
     ``encode(pipeline, prompt, card)`` gives the prompt as keyword arguments of the pipeline;
-    ``unpack(pipeline, latents, height, width)`` gives ``(1, channels, height / 8, width / 8)`` scaled VAE latents.
+    ``unpack(pipeline, latents, height, width)`` gives ``(1, channels, height / 8, width / 8)`` scaled VAE latents;
+    ``options(card)`` are the pipeline's settings beside its parts.
     """
 
     pipeline: Any
@@ -44,28 +50,56 @@ class PipelineFamily:
     encode: Callable[[Any, str, ModelCard], dict[str, Tensor]]
     unpack: Callable[[Any, Tensor, int, int], Tensor]
     float32: frozenset[str] = frozenset()
+    options: Callable[[ModelCard], dict[str, Any]] = lambda _card: {}
 
 
 def family_of(card: ModelCard) -> PipelineFamily:
-    """Raises: InvalidSpec when images cannot be made with this family yet."""
-    if card.family not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        raise InvalidSpec(
-            f"model {card.name!r} is of the family {card.family}, which cannot make images yet; choose one of: {known}"
-        )
     return _FAMILIES[card.family]
+
+
+def _encoding_device(pipeline: Any) -> Any:
+    """Where the text encoders compute. They may be on the CPU, or come from there when they are called."""
+    hook = getattr(pipeline.text_encoder, "_hf_hook", None)
+    return hook.execution_device if hook else pipeline.text_encoder.device
+
+
+def _where_it_computes(pipeline: Any, embeds: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(pipeline._execution_device) for name, tensor in embeds.items()}
 
 
 def _encode_flux(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tensor]:
     with torch.no_grad():
         embeds, pooled, _ = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, max_sequence_length=card.max_sequence_length
+            prompt=prompt,
+            prompt_2=None,
+            device=_encoding_device(pipeline),
+            max_sequence_length=card.max_sequence_length,
         )
-    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+    return _where_it_computes(pipeline, {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
 
 
 def _unpack_flux(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
     unpacked: Tensor = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    return unpacked
+
+
+def _encode_flux2(pipeline: Any, prompt: str, card: ModelCard) -> dict[str, Tensor]:
+    """The negative prompt is empty; the distilled model is not guided."""
+    texts = {"prompt_embeds": prompt} | ({"negative_prompt_embeds": ""} if card.trains else {})
+    length = card.max_sequence_length
+    device = _encoding_device(pipeline)
+    with torch.no_grad():
+        embeds = {
+            name: pipeline.encode_prompt(text, device=device, max_sequence_length=length)[0]
+            for name, text in texts.items()
+        }
+    return _where_it_computes(pipeline, embeds)
+
+
+def _unpack_flux2(pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
+    mean, deviation = (values.to(latents.device) for values in latent_statistics(pipeline.vae))
+    patches = latents.float().transpose(1, 2).unflatten(2, (height // 16, width // 16))
+    unpacked: Tensor = pipeline._unpatchify_latents(patches * deviation + mean)
     return unpacked
 
 
@@ -75,7 +109,8 @@ def _encode_sdxl(pipeline: Any, prompt: str, _card: ModelCard) -> dict[str, Tens
         "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
     )  # fmt: skip
     with torch.no_grad():
-        return dict(zip(names, pipeline.encode_prompt(prompt=prompt), strict=True))
+        embeds = pipeline.encode_prompt(prompt=prompt, device=_encoding_device(pipeline))
+    return _where_it_computes(pipeline, dict(zip(names, embeds, strict=True)))
 
 
 def _unpack_sdxl(_pipeline: Any, latents: Tensor, _height: int, _width: int) -> Tensor:
@@ -97,6 +132,20 @@ _FAMILIES = {
         denoiser=TRANSFORMER,
         encode=_encode_flux,
         unpack=_unpack_flux,
+    ),
+    Family.FLUX2: PipelineFamily(
+        pipeline=Flux2KleinPipeline,
+        components={
+            "scheduler": FlowMatchEulerDiscreteScheduler,
+            "tokenizer": Qwen2TokenizerFast,
+            "text_encoder": Qwen3ForCausalLM,
+            "vae": AutoencoderKLFlux2,
+            "transformer": Flux2Transformer2DModel,
+        },
+        denoiser=TRANSFORMER,
+        encode=_encode_flux2,
+        unpack=_unpack_flux2,
+        options=lambda card: {"is_distilled": not card.trains},
     ),
     Family.SDXL: PipelineFamily(
         # By default it changes the pixels, with a watermark, where the package invisible-watermark is installed.

@@ -23,7 +23,8 @@ def fit_factors(vae: Any) -> Tensor:
     pictures = _pictures().to(vae.device, vae.dtype)
     with torch.no_grad():
         latents = vae.encode(pictures).latent_dist.mode()
-    scaled = (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    scaled = (latents - shift) * scale
     colours = F.adaptive_avg_pool2d(pictures.float(), scaled.shape[-2:])
     return torch.linalg.lstsq(_rows(scaled), colours.permute(0, 2, 3, 1).reshape(-1, 3).cpu()).solution
 

@@ -103,6 +103,11 @@ def _ai_toolkit(
     """It loads its models from files only, so the transformer is saved first: 24 GB at full size."""
     from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
 
+    if (
+        device.type == "cpu"
+    ):  # where the benchmark is only tried out, and AI-Toolkit's 8-bit optimizer does not run
+        settings = {**settings, "optimizer": "adamw"}
+
     trainer = AIToolkitTrainer(
         checkout=Settings.load().ai_toolkit_dir, adapters={Family.FLUX: FluxAdapter}, device=device
     )

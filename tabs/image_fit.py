@@ -14,6 +14,9 @@ GIB = 1024**3
 #: The form's fields that decide memory.
 FIELDS = ("base_model", "width", "height", "count")
 
+#: Behind the title of a model that has to be fetched first.
+ABSENT = " · not on this machine"
+
 
 def lay() -> gr.HTML:
     """Make the line inside the open block."""
@@ -55,4 +58,4 @@ def label(page: Page, card: ModelCard, *, ready: bool) -> str:
     """A model in the list, with what keeps it from being used."""
     if not page.app.planning.makes_images(card).fits:
         return f"{card.title} · does not fit here"
-    return card.title if ready else f"{card.title} · not on this machine"
+    return card.title if ready else card.title + ABSENT

@@ -44,9 +44,6 @@ NO_CHARACTER = "No character: the base model alone"
 Form = dict[str, Any]
 Choices = list[tuple[str, str]]
 
-#: Behind the title of a model that has still to be fetched.
-ABSENT = " · not on this machine"
-
 
 def form_of(values: Sequence[Any]) -> Form:
     """The fields by their names; a list that has no choice yet is empty."""
@@ -275,10 +272,10 @@ def further(form: Form, offered: Choices) -> dict[str, Any]:
 def absent_model(form: Form, offered: Mapping[str, Choices]) -> dict[str, str] | None:
     """What to tell a person who has chosen a model that has still to be fetched."""
     label = next((label for label, key in offered["base_model"] if key == form["base_model"]), "")
-    if not label.endswith(ABSENT):
+    if not label.endswith(image_fit.ABSENT):
         return None
     return {
-        "title": f"{label.removesuffix(ABSENT)} is not on this machine",
+        "title": f"{label.removesuffix(image_fit.ABSENT)} is not on this machine",
         "text": "Get it on the Training tab, under “Base models”, or choose another model.",
     }
 

@@ -105,15 +105,14 @@ class ModelsView:
 
     def __init__(self, app: Application, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._clock = app, clock
-        self._seen: tuple[float, Any, tuple[ModelState, ...]] | None = None
+        self._seen: tuple[float, Any, tuple[tuple[ModelState, dict[str, str]], ...]] | None = None
 
     def value(self) -> dict[str, Any]:
         """What the script paints."""
         tasks = self._app.model_tasks.tasks()
         return {
             "rows": [
-                row(state, tasks.get(state.card.name), memory=self._memory(state.card))
-                for state in self._states(tasks)
+                row(state, tasks.get(state.card.name), memory=memory) for state, memory in self._states(tasks)
             ],
             "token": self._app.models.token.origin,
             "offline": self._app.models.offline,
@@ -121,16 +120,18 @@ class ModelsView:
 
     def _memory(self, card: ModelCard) -> dict[str, str]:
         """What a training and an image take here, as the planner would hold the model; without what is not known."""
-        plans = {"train": self._app.training.fit(card.name), "images": self._app.planning.makes_images(card)}
+        plans = {"train": self._app.training.fit(card), "images": self._app.planning.makes_images(card)}
         return {
             what: f"{plan.peak_bytes / GIB:.1f}" for what, plan in plans.items() if plan and plan.peak_bytes
         }
 
-    def _states(self, tasks: Mapping[str, Task]) -> tuple[ModelState, ...]:
+    def _states(self, tasks: Mapping[str, Task]) -> tuple[tuple[ModelState, dict[str, str]], ...]:
+        """Each model with what it takes here."""
         stamp, now = (self._app.models.version(), changes(tasks)), self._clock()
         if self._seen is None or now - self._seen[0] >= LOOK_EVERY_S or self._seen[1] != stamp:
             try:
-                self._seen = (now, stamp, self._app.models.list())
+                known = tuple((state, self._memory(state.card)) for state in self._app.models.list())
+                self._seen = (now, stamp, known)
             except IsengardError:  # a broken card: the estimate says which
                 return ()
         return self._seen[2]

@@ -181,7 +181,7 @@ class Setup:
 
 def offered(training: TrainingService, cards: Sequence[ModelCard]) -> list[tuple[str, str]]:
     """The models to choose from as (label, name): what is recommended here first, what cannot work here last."""
-    plans = {card.name: training.fit(card.name) for card in cards}
+    plans = {card.name: training.fit(card) for card in cards}
     trained = [(card, plan) for card in cards if (plan := plans[card.name]) is not None]
     best = training.recommended()
     ranked = sorted(trained, key=lambda pair: (not pair[1].fits, pair[0].name != best))

@@ -196,7 +196,7 @@ def _memory(app: Application) -> Iterator[Finding]:
     room = f"{machine.name}: {gb(machine.room())} for a job, {gb(machine.system_room())} of system memory"
     yield Finding(what="memory", verdict=Verdict.OK, detail=room)
     for card in app.catalog.models():
-        trained, made = app.training.fit(card.name), app.planning.makes_images(card)
+        trained, made = app.training.fit(card), app.planning.makes_images(card)
         said = [f"images with {made.words}" if made.fits else made.reasons[0]]
         if trained is not None:
             said.insert(0, f"trains with {trained.words}" if trained.fits else trained.reasons[0])

@@ -172,7 +172,7 @@ def _row(app: Application, state: ModelState) -> tuple[str, ...]:
         _gigabytes(state.size_bytes) if state.state == "ready" else state.state,
         trains,
         "yes" if card.family in GENERATES else "not yet",
-        "/".join(_peak(plan) for plan in (app.training.fit(card.name), app.planning.makes_images(card))),
+        "/".join(_peak(plan) for plan in (app.training.fit(card), app.planning.makes_images(card))),
         card.licence,
     )
 

@@ -230,9 +230,8 @@ class TrainingService:
         made = changes(tried, plan.spec)
         return Remedy(changes=made, words=plan.words) if plan.fits and made else None
 
-    def fit(self, base_model: str) -> TrainingPlan | None:
-        """The plan of the smallest usual training of a model; None for a model that is not trained. Raises: NotFound."""
-        card = self._catalog.model(base_model)
+    def fit(self, card: ModelCard) -> TrainingPlan | None:
+        """The plan of the smallest usual training of a model; None for a model that is not trained."""
         if not card.trainable:
             return None
         engine = NATIVE if card.family in self._engines[NATIVE].families else AI_TOOLKIT
@@ -256,7 +255,7 @@ class TrainingService:
             and not card.gated
             and card.parts
             and self.available_engines(card)
-            if (plan := self.fit(card.name)) and plan.fits
+            if (plan := self.fit(card)) and plan.fits
         ]
         return max(fitting, key=lambda card: card.parts.denoiser if card.parts else 0).name if fitting else ""
 

@@ -241,9 +241,9 @@ def test_the_largest_model_that_fits_and_needs_no_licence_page_is_recommended(ap
     assert app.training.recommended() == "tiny"
     cards.write_text(hub + "  gated: true\n" + small)
     assert app.training.recommended() == "small"
-    assert app.training.fit("small").fits
+    assert app.training.fit(app.catalog.model("small")).fits
     cards.write_text(hub + "  trains: false\n")
-    assert (app.training.fit("tiny"), app.training.recommended()) == (None, "")
+    assert (app.training.fit(app.catalog.model("tiny")), app.training.recommended()) == (None, "")
 
 
 def test_an_image_that_cannot_fit_is_not_asked_for(app, monkeypatch):

@@ -1,8 +1,8 @@
 """The page: seconds until it answers, and what 40 viewers cost it and a running training.
 
 Starts are fresh processes with a fresh data folder. Viewers do what the page's script does: they ask for the header's
-state when it is their turn, and have the three tabs painted anew now and then; the training's speed is taken by turns
-without and with them, in one run. They run on the same processor, which costs the training something, too.
+state when it is their turn, and have the course of the training painted anew now and then; the training's speed is
+taken by turns without and with them, in one run. They run on the same processor, which costs the training something, too.
 Run it as ``python -m benchmarks.page``.
 """
 
@@ -141,10 +141,10 @@ async def watch(url: str, viewers: int, seconds: float) -> list[float]:
         paints = [
             {"fn_index": each["id"], "data": [ids[number].get("value") for number in each["inputs"]]}
             for each in config["dependencies"]
-            if [header, "refresh"] in each["targets"]
+            if [header, "moved"] in each["targets"]
         ]
         if not paints:
-            raise SystemExit("the page has no refresh event any more: mend this benchmark")
+            raise SystemExit("the page has no event for what moves any more: mend this benchmark")
         until = time.monotonic() + seconds
         found = await asyncio.gather(
             *(

@@ -1,8 +1,13 @@
-"""The job queue under many workers: claims a second, how long one waits, how soon a page knows, and what the server holds.
+"""The job queue under many workers: claims a second, how long one waits, how soon a page knows, and what the server does.
 
-Simulated workers are threads in a few processes, with a connection each; they do nothing but talk to the queue. First they
-run all jobs as fast as they can. Then they are at work: each holds a job for a second and reports four times, while a page
-follows one of them: on Redis it is told, on SQLite it looks every quarter of a second.
+Simulated workers are threads in a few processes, with a connection each; they do nothing but talk to the queue. They have
+announced devices of three sizes, and jobs need one of several sizes and models. There are three scenes:
+
+- flat out: they run all jobs as fast as they can;
+- at work: each holds a job for a second and reports four times, while a page follows one of them: on Redis it is told, on
+  SQLite it looks every quarter of a second;
+- idle: they wait for images, of which 40 a second are asked for, as 200 workers can make that need 5 seconds for one.
+
 Run it as ``python -m benchmarks.queue``; without ``--url`` it starts a Valkey server of its own, in a temporary folder.
 """
 
@@ -14,38 +19,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis import Redis
 from rich.table import Table
 
 from benchmarks.process import shown
+from benchmarks.queue_scenes import (
+    HOLD_S,
+    Claim,
+    Place,
+    Talk,
+    Work,
+    ask,
+    ask_for_images,
+    follow,
+    patiently,
+    rest,
+    run_all,
+    run_for,
+    share,
+)
 from isengard.domain.base import Frozen
-from isengard.domain.job import JobKind, JobStatus, Phase, Progress
-from isengard.errors import LeaseLost, QueueUnavailable
-from isengard.queue.base import JobQueue
-from isengard.queue.redis import RedisQueue
-from isengard.queue.sqlite import SqliteQueue
-
-LEASE_S = 60.0
-#: While at work.
-HOLD_S, REPORT_EVERY_S, LOOK_EVERY_S = 1.0, 0.25, 0.25
-#: As large as what a training asks for.
-PAYLOAD = {"spec": {f"setting_{number}": "a value of some length" for number in range(30)}}
+from isengard.domain.job import JobStatus
 
 
-class Place(Frozen):
-    """Which queue is measured: the URL of a server, or the path of a file."""
+class Use(Frozen):
+    """What a server did during a scene."""
 
-    title: str
-    address: str
-
-    def queue(self) -> JobQueue:
-        if "://" in self.address:
-            return RedisQueue(self.address, prefix="benchmark:")
-        return SqliteQueue(Path(self.address))
+    seconds: float
+    cpu_s: float
+    calls: int
 
 
 class Measured(Frozen):
@@ -58,7 +65,11 @@ class Measured(Frozen):
     claims_per_s: float
     claims: tuple[float, ...]
     claims_at_work: tuple[float, ...]
+    starts: tuple[float, ...]
     progress: tuple[float, ...]
+    flat_out: Use | None
+    at_work: Use | None
+    idle: Use | None
     refused: int
     waiting_bytes: int | None
     ended_bytes: int | None
@@ -108,29 +119,63 @@ def measured(place: Place, jobs: int, options: argparse.Namespace) -> Measured:
     empty = held_bytes(place)
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: queue.enqueue(JobKind.TRAIN_LORA, PAYLOAD), range(jobs)))
+        list(pool.map(lambda number: patiently(partial(ask, queue, number)), range(jobs)))
     enqueued_per_s = jobs / (time.monotonic() - began)
     waiting = held_bytes(place)
-    claims, refused = together(run_all, place, options, 0.0)
+    with watched(place) as flat_out:
+        claims, refused = together(run_all, place, options, 0.0)
     ended = held_bytes(place)
-    for _ in range(round(2 * options.workers * (options.seconds / HOLD_S + 1))):
-        queue.enqueue(JobKind.TRAIN_LORA, {})
-    with ThreadPoolExecutor(1) as pool:
+    for number in range(round(2 * options.workers * (options.seconds / HOLD_S + 1))):
+        patiently(partial(ask, queue, 2 * number))
+    with ThreadPoolExecutor(1) as pool, watched(place) as at_work:
         page = pool.submit(follow, place, options.seconds)
-        at_work, refused_at_work = together(run_for, place, options, options.seconds)
+        claims_at_work, refused_at_work = together(run_for, place, options, options.seconds)
+    for job in queue.jobs(statuses=(JobStatus.QUEUED,), limit=1_000_000):
+        queue.cancel(job.id)
+    with ThreadPoolExecutor(1) as pool, watched(place) as idle:
+        pool.submit(ask_for_images, place, options.workers, options.seconds)
+        starts, refused_idle = together(rest, place, options, options.seconds)
     return Measured(
         title=place.title,
         jobs=jobs,
         workers=options.workers,
         enqueued_per_s=enqueued_per_s,
-        claims_per_s=rate(claims),
+        claims_per_s=len(claims) / span(claims),
         claims=tuple(claim.seconds for claim in claims),
-        claims_at_work=tuple(claim.seconds for claim in at_work),
+        claims_at_work=tuple(claim.seconds for claim in claims_at_work),
+        starts=tuple(start.seconds for start in starts),
         progress=tuple(page.result()),
-        refused=refused + refused_at_work,
+        flat_out=flat_out(span(claims)),
+        at_work=at_work(options.seconds),
+        idle=idle(options.seconds),
+        refused=refused + refused_at_work + refused_idle,
         waiting_bytes=per_thousand(empty, waiting, jobs),
         ended_bytes=per_thousand(empty, ended, jobs),
     )
+
+
+@contextmanager
+def watched(place: Place) -> Iterator[Callable[[float], Use | None]]:
+    """Watch a server during a scene: a function that says afterwards what it did in so many seconds; None of SQLite."""
+    before, after = work_done(place), None
+
+    def use(seconds: float) -> Use | None:
+        if before is None or after is None:
+            return None
+        return Use(seconds=seconds, cpu_s=after[0] - before[0], calls=after[1] - before[1])
+
+    yield use
+    after = work_done(place)
+
+
+def work_done(place: Place) -> tuple[float, int] | None:
+    """The seconds of CPU that a server has spent, and the calls it has answered."""
+    if "://" not in place.address:
+        return None
+    with Redis.from_url(place.address) as client:
+        cpu: Any = client.info("cpu")
+        commands: Any = client.info("commandstats")
+        return cpu["used_cpu_user"] + cpu["used_cpu_sys"], commands["cmdstat_evalsha"]["calls"]
 
 
 def held_bytes(place: Place) -> int | None:
@@ -146,22 +191,10 @@ def per_thousand(before: int | None, after: int | None, jobs: int) -> int | None
     return None if before is None or after is None else round((after - before) / jobs * 1000)
 
 
-class Claim(NamedTuple):
-    """When a claim was answered, and after how many seconds."""
-
-    at: float
-    seconds: float
-
-
-#: The claims of a worker, and how often the queue could not be reached.
-Talk = tuple[list[Claim], int]
-Work = Callable[[JobQueue, str, float], Talk]
-
-
-def rate(claims: Sequence[Claim]) -> float:
-    """Claims per second, from the first to the last."""
+def span(claims: Sequence[Claim]) -> float:
+    """Seconds from the first claim to the last."""
     moments = [claim.at for claim in claims]
-    return len(claims) / max(max(moments) - min(moments), 1e-9)
+    return max(max(moments) - min(moments), 1e-9)
 
 
 def together(work: Work, place: Place, options: argparse.Namespace, seconds: float) -> Talk:
@@ -176,96 +209,6 @@ def together(work: Work, place: Place, options: argparse.Namespace, seconds: flo
     return [claim for claims, _ in parts for claim in claims], sum(refused for _, refused in parts)
 
 
-def share(work: Work, place: Place, names: Sequence[str], seconds: float) -> Talk:
-    """The workers of one process."""
-    queue = place.queue()
-    with ThreadPoolExecutor(len(names)) as pool:
-        parts = list(pool.map(lambda name: work(queue, name, seconds), names))
-    return [claim for claims, _ in parts for claim in claims], sum(refused for _, refused in parts)
-
-
-def run_all(queue: JobQueue, name: str, _: float) -> Talk:
-    """Claim, report once and succeed, until no job waits."""
-    claims: list[Claim] = []
-    refused, done = 0, False
-    while not done:
-        try:
-            began = time.monotonic()
-            job = queue.claim(name, lease_s=LEASE_S)
-            if job is None:
-                done = True
-                continue
-            claims.append(Claim(time.monotonic(), time.monotonic() - began))
-            queue.heartbeat(job, lease_s=LEASE_S, progress=progress(1))
-            queue.succeed(job, {})
-        except (QueueUnavailable, LeaseLost):
-            refused += 1
-    return claims, refused
-
-
-def run_for(queue: JobQueue, name: str, seconds: float) -> Talk:
-    """Hold one job after the other and report of it; the first worker holds a single one, and reports more often."""
-    watched = name == "worker-0"
-    until, refused = time.monotonic() + seconds, 0
-    claims: list[Claim] = []
-    while time.monotonic() < until:
-        try:
-            began = time.monotonic()
-            job = queue.claim(name, lease_s=LEASE_S)
-            if job is None:
-                break
-            claims.append(Claim(time.monotonic(), time.monotonic() - began))
-            ends = until if watched else min(until, time.monotonic() + HOLD_S)
-            step = 0
-            while time.monotonic() < ends:
-                step += 1
-                queue.heartbeat(job, lease_s=LEASE_S, progress=progress(step))
-                time.sleep(REPORT_EVERY_S / 4 if watched else REPORT_EVERY_S)
-            queue.succeed(job, {})
-        except (QueueUnavailable, LeaseLost):
-            refused += 1
-    return claims, refused
-
-
-def progress(step: int) -> Progress:
-    """Carries the time at which it was sent."""
-    return Progress(phase=Phase.TRAINING, step=step, total=100_000, message=repr(time.time()))
-
-
-def follow(place: Place, seconds: float) -> list[float]:
-    """Be a page that shows the first worker's job; the age of each progress when it arrived."""
-    queue, until = place.queue(), time.monotonic() + seconds
-    job_id = held_by_the_first(queue, until)
-    found: dict[int, float] = {}
-    for _ in looks(queue, job_id, until):
-        newest = queue.get(job_id).progress
-        if newest is not None:
-            found.setdefault(newest.step, time.time() - float(newest.message))
-    return list(found.values())
-
-
-def held_by_the_first(queue: JobQueue, until: float) -> str:
-    while time.monotonic() < until:
-        for job in queue.jobs(statuses=(JobStatus.RUNNING,), limit=1000):
-            if job.worker == "worker-0":
-                return job.id
-        time.sleep(0.02)
-    raise SystemExit("the first worker got no job in time; give the benchmark more --seconds")
-
-
-def looks(queue: JobQueue, job_id: str, until: float) -> Iterator[None]:
-    """Yield when it is time to look at the job."""
-    if isinstance(queue, RedisQueue):
-        with queue.listening(job_id) as next_change:
-            while time.monotonic() < until:
-                if next_change(0.1):
-                    yield
-    else:
-        while time.monotonic() < until:
-            time.sleep(LOOK_EVERY_S)
-            yield
-
-
 def table(results: Sequence[Measured]) -> Table:
     """Rows of what was measured, a column for each queue."""
     shown_table = Table("", *(result.title for result in results))
@@ -278,12 +221,32 @@ def table(results: Sequence[Measured]) -> Table:
     row("enqueued per s", lambda result: f"{result.enqueued_per_s:.0f}")
     row("claims per s, flat out", lambda result: f"{result.claims_per_s:.0f}")
     row("a claim flat out, p50/p95/p99 ms", lambda result: percentiles(result.claims))
+    row("calls per s, flat out / at work / idle", lambda result: uses(result, calls_per_s))
+    row("of one core, flat out / at work / idle", lambda result: uses(result, share_of_a_core))
+    row("CPU µs of the server for a call", lambda result: uses(result, cpu_us))
     row("a claim at work, p50/p95/p99 ms", lambda result: percentiles(result.claims_at_work))
     row("progress to a page, p50/p95/p99 ms", lambda result: percentiles(result.progress))
+    row("an image until it starts, p50/p95/p99 ms", lambda result: percentiles(result.starts))
     row("not reached", lambda result: str(result.refused))
     row("KiB per 1000 waiting jobs", lambda result: kibibytes(result.waiting_bytes))
     row("KiB per 1000 ended jobs", lambda result: kibibytes(result.ended_bytes))
     return shown_table
+
+
+def uses(result: Measured, cell: Callable[[Use], str]) -> str:
+    return " / ".join(cell(use) if use else "-" for use in (result.flat_out, result.at_work, result.idle))
+
+
+def calls_per_s(use: Use) -> str:
+    return f"{use.calls / use.seconds:.0f}"
+
+
+def share_of_a_core(use: Use) -> str:
+    return f"{use.cpu_s / use.seconds:.0%}"
+
+
+def cpu_us(use: Use) -> str:
+    return f"{1e6 * use.cpu_s / max(use.calls, 1):.0f}"
 
 
 def percentiles(seconds: Sequence[float]) -> str:

@@ -21,13 +21,13 @@ from rich.table import Table
 from benchmarks.process import shown
 from isengard.domain.base import Frozen
 from isengard.domain.generation import ImageSpec
-from isengard.domain.identity import similarity
+from isengard.domain.identity import ScorerKind, largest, similarity
 from isengard.domain.job import Progress, Requests
 from isengard.domain.performance import StepCache
 from isengard.engines.device import choose_device
 from isengard.engines.pipelines.generator import PipelineGenerator
 from isengard.settings import Settings
-from isengard.wiring import build, drawn_figure_scorer
+from isengard.wiring import build, open_scorer
 
 PROMPTS = (
     "a portrait of a person, pink background",
@@ -110,8 +110,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def compare(painter: Painter, steps: int) -> Compared:
     exact, seconds_exact, _ = painter.paint(steps, StepCache.NONE)
     fast, seconds, computed = painter.paint(steps, StepCache.FIRST_BLOCK)
-    scorer = drawn_figure_scorer()
-    figures, likely = scorer.embed(exact), scorer.embed(fast)
+    scorer = open_scorer(ScorerKind.DRAWN_FIGURES)
+    figures, likely = largest(scorer.find(exact)), largest(scorer.find(fast))
     alike = [similarity(one, [other]) for one, other in zip(figures, likely, strict=True)]
     return Compared(
         steps=steps,

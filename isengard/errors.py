@@ -1,4 +1,4 @@
-"""What can go wrong, and the four ways a job is asked to stop."""
+"""What can go wrong, and the ways a job is asked to stop."""
 
 from typing import ClassVar
 
@@ -81,6 +81,12 @@ class DiskFull(IsengardError):
     code = "disk_full"
 
 
+class DiskReadOnly(IsengardError):
+    """The disk does not take any change: it was mounted so, or the system made it so after an error."""
+
+    code = "disk_read_only"
+
+
 class TrainingFailed(IsengardError):
     """The training cannot go on: the loss is not a number, an image has vanished."""
 
@@ -99,10 +105,38 @@ class WorkerLost(IsengardError):
     code = "worker_lost"
 
 
+class TooMany(IsengardError):
+    """An address asks for more than its share."""
+
+    code = "too_many"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class QueueUnavailable(IsengardError):
     """The job list cannot be read or written just now, or at all."""
 
     code = "queue_unavailable"
+
+
+class VolumeUnfit(IsengardError):
+    """The data folder cannot be shared: its file system lacks something, or it is not the one the others use."""
+
+    code = "volume_unfit"
+
+
+class LoginMissing(IsengardError):
+    """The page would be open to everybody, and nobody said that it shall be."""
+
+    code = "login_missing"
+
+
+class BackupRefused(IsengardError):
+    """A file is no backup, or a damaged one, or cannot be made or used where it was asked for."""
+
+    code = "backup_refused"
 
 
 class NotAvailable(IsengardError):
@@ -117,6 +151,12 @@ class InstallFailed(IsengardError):
     code = "install_failed"
 
 
+class PodNotStopped(IsengardError):
+    """RunPod did not stop this pod."""
+
+    code = "pod_not_stopped"
+
+
 class JobStopped(Exception):
     """Base of the stop requests raised by ``report``. An engine saves its state and lets it through."""
 
@@ -127,6 +167,10 @@ class JobCancelled(JobStopped):
 
 class JobPaused(JobStopped):
     """The user wants the job to wait until resumed."""
+
+
+class JobSuspended(JobStopped):
+    """The disk is nearly full: the job waits until there is room and the user resumes it. Its text says so to the user."""
 
 
 class JobYielded(JobStopped):

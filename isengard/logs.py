@@ -5,27 +5,38 @@ bound with ``everywhere=True`` and reach the lines of every thread. Where severa
 the thread with ``contextvars.copy_context().run`` instead.
 """
 
+import glob
 import json
 import logging
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO, cast
+from urllib.parse import quote
 
 #: These put a handler of their own on their logger when they are imported, and cut it off from ours.
 LIBRARIES = ("diffusers", "transformers", "huggingface_hub", "torch")
+#: Below a warning their lines hold what a photo says of itself, and whole addresses: that of a webhook is a password.
+TALKATIVE = ("PIL", "httpx", "httpx2", "httpcore", "httpcore2")
 #: Warnings are for developers, and the command line says itself what went wrong.
 NOT_FOR_A_PERSON = ("py.warnings", "isengard.cli")
 HIDDEN = "***"
+#: A file of so many bytes is full, and so many full ones of each name are kept.
 MAX_BYTES = 20_000_000
+KEPT = 5
+
+#: A shorter secret stands in too many other words to be replaced wherever it is found.
+SHORTEST = 8
+#: The secrets of this process in every form, the longest first.
+_hidden: list[str] = []
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _of_context: ContextVar[Mapping[str, Any]] = ContextVar("isengard_log_fields", default=_EMPTY)
@@ -50,19 +61,26 @@ _SECRETS = (
 
 
 def configure(
-    *, level: str, path: Path | None, terminal_level: str = "WARNING", terminal_json: bool = False
+    *,
+    level: str,
+    path: Path | None,
+    hidden: Collection[str] = (),
+    terminal_level: str = "WARNING",
+    terminal_json: bool = False,
 ) -> None:
     """Send every log line and Python warning of this process to ``path`` and, from ``terminal_level``, to stderr.
 
     Calling it again replaces the former configuration. The file and its folder appear with the first line.
+    ``hidden``: see `hide`.
     """
+    hide(hidden)
     terminal = _Terminal(terminal_level)
     terminal.setFormatter(_JsonLine() if terminal_json else _ShortLine())
     if not terminal_json:
         terminal.addFilter(lambda record: record.name not in NOT_FOR_A_PERSON)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
-        file = _SharedFile(path, maxBytes=MAX_BYTES, backupCount=5, delay=True)
+        file = _SharedFile(path)
         file.setFormatter(_JsonLine())
         handlers.append(file)
     root = logging.getLogger()
@@ -75,6 +93,8 @@ def configure(
     root.setLevel(level)
     for name in LIBRARIES:
         _route(logging.getLogger(name))
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 
@@ -102,30 +122,60 @@ def bound_field(name: str) -> Any:
     return {**_of_process, **_of_context.get()}.get(name)
 
 
+def hide(secrets: Collection[str]) -> None:
+    """From now on `conceal` and all logs leave these out, as they are, in addresses and in JSON."""
+    forms = {form for secret in secrets if len(secret) >= SHORTEST for form in written(secret)}
+    _hidden[:] = sorted({*_hidden, *forms}, key=len, reverse=True)
+
+
+def written(secret: str) -> set[str]:
+    """How a text may hold it: as it is, in JSON, in an address."""
+    in_json = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    return {secret, quote(secret), quote(secret, safe=""), *in_json}
+
+
+def show_again() -> None:
+    """Forget what `hide` was told."""
+    _hidden.clear()
+
+
+def conceal(text: str) -> str:
+    """Replace each secret that this process knows by ``***``, and nothing else."""
+    for secret in _hidden:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def conceal_output() -> None:
+    """Let nothing be printed that `conceal` replaces: libraries print tracebacks without asking anybody."""
+    sys.stdout, sys.stderr = (cast("TextIO", _Concealing(stream)) for stream in (sys.stdout, sys.stderr))
+
+
 def redact(text: str) -> str:
-    """Replace what looks like a token, a password or a login by ``***``."""
+    """Replace each known secret, and what looks like a token, a password or a login, by ``***``."""
+    text = conceal(text)
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
-def _clean(value: Any, key: str = "") -> Any:
+def clean(value: Any, key: str = "") -> Any:
     """A value that JSON can hold and that hides no secret."""
     if _SECRET_KEY.fullmatch(key):
         return HIDDEN
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Mapping):
-        return {str(inner): _clean(item, str(inner)) for inner, item in value.items()}
+        return {str(inner): clean(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(item) for item in value]
+        return [clean(item) for item in value]
     return redact(str(value))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     extra = {key: value for key, value in vars(record).items() if key not in _OF_EVERY_RECORD}
     fields = {**_of_process, **_of_context.get(), **extra}
-    return {key: _clean(value, key) for key, value in fields.items()}
+    return {key: clean(value, key) for key, value in fields.items()}
 
 
 class _JsonLine(logging.Formatter):
@@ -162,6 +212,23 @@ class _ShortLine(logging.Formatter):
         return " ".join(parts)
 
 
+class _Concealing:
+    """Text that is written here is concealed; in all else it is the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(conceal(text))
+
+    def writelines(self, lines: Collection[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class _Terminal(logging.Handler):
     """Writes to whatever ``sys.stderr`` is now: a progress bar on screen takes the line and stays whole."""
 
@@ -173,32 +240,66 @@ class _Terminal(logging.Handler):
             return
 
 
-class _SharedFile(RotatingFileHandler):
-    """A rotating file that several processes may write to, and that never stops the work."""
+class _SharedFile(logging.Handler):
+    """A file that several processes write to and set aside when it is full, and that never stops the work.
 
-    told = False
+    Nobody locks anything. A line is one write to a file opened for appending, so lines never mix. A full file is renamed
+    to a name that no other has, so none is overwritten, whoever else does it at the same moment: at worst the other one
+    sets aside a file that was just begun.
+    """
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace", **options)
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._file: FileIO | None = None
+        self._told = False
 
-    def _open(self) -> Any:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        try:
+            file = self._current()
+            file.write(line)
+            if file.tell() >= MAX_BYTES:
+                self._set_aside()
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                sys.stderr.write(f"cannot write the log {self._path}: {error}\n")
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # logging's name
-        """Follow the name first: another process may have rotated the file, or somebody removed it."""
-        path = Path(self.baseFilename)
-        if self.stream and not (
-            path.exists() and os.path.samestat(path.stat(), os.fstat(self.stream.fileno()))
-        ):
-            self.stream.close()
-            self.stream = self._open()
-        return bool(super().shouldRollover(record))
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  # logging's name
-        if not self.told:
-            self.told = True
-            sys.stderr.write(f"cannot write the log {self.baseFilename}: {sys.exc_info()[1]}\n")
+    def _current(self) -> FileIO:
+        """The file of this name: another process may have set it aside, or somebody removed it."""
+        if self._file is not None and not self._is_current(self._file):
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = FileIO(self._path, "a")
+        return self._file
+
+    def _is_current(self, file: FileIO) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _set_aside(self) -> None:
+        """Put the file behind those that are full, and remove the oldest of these."""
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        with suppress(FileNotFoundError):  # another process has done it just now
+            self._path.rename(self._path.with_name(f"{self._path.name}.{moment}-{os.getpid()}"))
+        for old in full_files(self._path)[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def full_files(path: Path) -> list[Path]:
+    """What was set aside of the log ``path``, the oldest first."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.[0-9]*"))
 
 
 class _RoutedLogger(logging.Logger):

@@ -1,41 +1,67 @@
 """Composition root: the only place that names concrete classes."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-from isengard.domain.generation import ImageSpec
-from isengard.domain.job import Job, JobKind
-from isengard.domain.model import Family, ModelCard
-from isengard.domain.performance import GenerationPlan
+from isengard.domain.identity import ScorerKind
+from isengard.domain.limits import Limits
+from isengard.domain.model import Family
 from isengard.domain.training import AI_TOOLKIT, NATIVE
-from isengard.engines.base import IdentityScorer, Report
+from isengard.domain.users import read_users
+from isengard.engines.base import IdentityScorer
+from isengard.errors import MissingWeights
 from isengard.queue.base import JobQueue
+from isengard.queue.shared import SharedLedger
 from isengard.queue.sqlite import SqliteQueue
+from isengard.queue.sqlite_copy import keeping_a_copy, snapshot
+from isengard.services.admission import Admission
 from isengard.services.ai_toolkit import AiToolkitService
+from isengard.services.backup import BackupService
+from isengard.services.captioning import CaptioningService
 from isengard.services.characters import CharacterService
+from isengard.services.checks import Checks
+from isengard.services.comparison import ComparisonService
+from isengard.services.costs import Costs
+from isengard.services.doctor import DoctorService
+from isengard.services.footprint import Footprint
 from isengard.services.images import ImageService
 from isengard.services.jobs import JobService
+from isengard.services.likeness import LikenessService
+from isengard.services.logins import Logins
 from isengard.services.machine import Machine
 from isengard.services.model_tasks import ModelTasks
 from isengard.services.models import ModelService
+from isengard.services.notices import Notices
 from isengard.services.planning import Planning
+from isengard.services.pod import IdleWatch, Work, idle_message
+from isengard.services.report import ReportService
+from isengard.services.room import Room
+from isengard.services.storage import StorageService
 from isengard.services.training import Engine, TrainingService
-from isengard.settings import ASSETS, ROOT, Settings
-from isengard.store import child
+from isengard.services.upload_folder import UploadFolder
+from isengard.services.volume import VolumeService
+from isengard.services.workers import WorkerService
+from isengard.settings import ASSETS, ROOT, Settings, WorkerMode
+from isengard.store import child, looks
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
+from isengard.store.comparisons import Comparisons
 from isengard.store.configs import Catalog
 from isengard.store.hub import Hub
 from isengard.store.memory import Peaks
+from isengard.store.outbox import Outbox
+from isengard.store.runpod import RunPod
+from isengard.store.session_key import session_key
 from isengard.store.token import TokenFile
+from isengard.store.webhook import Webhook
 from isengard.store.weights import Weights
 
-#: What `build_handlers` can make: families by training engine, and families that make images.
+#: What `equip` can make: families by training engine, and families that make images.
 TRAINS = {NATIVE: tuple(Family), AI_TOOLKIT: (Family.FLUX, Family.SDXL)}
 GENERATES = tuple(Family)
 
@@ -49,14 +75,30 @@ class Application:
     catalog: Catalog
     weights: Weights
     characters: CharacterService
+    likeness: LikenessService
+    doctor: DoctorService
+    captioning: CaptioningService
     training: TrainingService
     ai_toolkit: AiToolkitService
     images: ImageService
+    comparison: ComparisonService
     jobs: JobService
+    workers: WorkerService
     machine: Machine
     planning: Planning
     models: ModelService
     model_tasks: ModelTasks
+    volume: VolumeService
+    storage: StorageService
+    room: Room
+    reports: ReportService
+    checks: Checks
+    footprint: Footprint
+    notices: Notices
+    costs: Costs
+    idle: IdleWatch
+    admission: Admission
+    uploads: UploadFolder
 
 
 def open_queue(settings: Settings) -> JobQueue:
@@ -68,26 +110,101 @@ def open_queue(settings: Settings) -> JobQueue:
     return RedisQueue(settings.redis_url.get_secret_value())
 
 
+def open_logins(settings: Settings) -> Logins | None:
+    """Who may use the page; None for everybody. Hashing takes 0.2 s for each password that is not a hash."""
+    if settings.auth is None:
+        return None
+    users = read_users(settings.auth.get_secret_value())
+    return Logins(users, key=session_key(settings.data_dir / "session.key"))
+
+
+def backups(settings: Settings) -> BackupService:
+    """Without the rest of the application: it serves when that cannot start. A job list on a server is not its to copy."""
+    return BackupService(
+        folder=settings.data_dir,
+        snapshot=None if settings.is_shared else partial(snapshot, settings.jobs_db),
+        open_list=SqliteQueue,
+    )
+
+
+def check_job_list(settings: Settings) -> None:
+    """Read all of a job list that is a file. Raises: QueueUnavailable: it is damaged."""
+    if not settings.is_shared:
+        snapshot(settings.jobs_db)
+
+
+def keeping_job_list(settings: Settings) -> AbstractContextManager[None]:
+    """While the block runs, there is a copy of the job list against damage; a server keeps its own."""
+    return nullcontext() if settings.is_shared else keeping_a_copy(settings.jobs_db)
+
+
 def build(settings: Settings) -> Application:
     """Wire the services. Imports no engine."""
     queue = open_queue(settings)
     catalog = Catalog(settings.configs_dir)
-    weights = Weights(models_dir=settings.models_dir, assets_dir=ASSETS)
-    characters = CharacterService(
-        store=CharacterStore(
-            characters_dir=settings.characters_dir, trash_dir=settings.trash_dir / "characters"
-        )
+    weights = Weights(models_dir=settings.models_dir, assets_dir=ASSETS, shared=settings.is_shared)
+    store = CharacterStore(
+        characters_dir=settings.characters_dir,
+        trash_dir=settings.trash_dir / "characters",
+        forget=partial(looks.forget, settings.cache_dir),
+    )
+    storage = StorageService(folder=settings.data_dir, queue=queue, characters=store, quota=settings.quota)
+    room = Room(
+        queue=queue,
+        catalog=catalog,
+        folder=settings.data_dir,
+        runs_dir=settings.runs_dir,
+        quota=settings.quota,
+        used=storage.used,
+    )
+    characters = CharacterService(store=store, check_room=room.check_upload)
+    scorers = partial(open_scorer, look=settings.look_folder)
+    likeness = LikenessService(
+        characters=characters, scorers=scorers, cache_dir=settings.cache_dir / "sightings"
     )
     ai_toolkit = AiToolkitService(checkout=_checkout(settings))
     machine = Machine(device=settings.device)
-    planning = Planning(machine=machine.facts, corrections=_peaks(settings).read)
-    token = TokenFile(settings.data_dir / "hub-token", given=settings.hub_token)
+    workers = WorkerService(queue=queue, machine=machine.facts, shared=settings.is_shared)
+    planning = Planning(machine=workers.facts, corrections=peaks_of(settings).read)
+    token, jobs = _token(settings), JobService(queue=queue, runs_dir=settings.runs_dir)
+    volume = VolumeService(
+        folder=settings.data_dir, ledger=queue if isinstance(queue, SharedLedger) else None
+    )
+    model_tasks = ModelTasks(
+        run=partial(child.run, env=settings.child_environment(), cwd=ROOT),
+        command=(sys.executable, "-m", "isengard", "models"),
+    )
+    webhook = None if settings.webhook_url is None else Webhook(settings.webhook_url.get_secret_value())
+    work = Work(queue=queue, workers=workers, machine=settings.machine_name, shared=settings.is_shared)
+    images = ImageService(
+        queue=queue,
+        catalog=catalog,
+        weights=weights,
+        loras=loras_of(settings),
+        images=images_of(settings),
+        families=GENERATES,
+        planning=planning,
+        room=room,
+        elsewhere=workers.have_model,
+        has_photos=lambda name: any(one.id == name and one.images for one in characters.list()),
+    )
     return Application(
         settings=settings,
         queue=queue,
         catalog=catalog,
         weights=weights,
         characters=characters,
+        likeness=likeness,
+        doctor=DoctorService(
+            characters=characters, likeness=likeness, scorers=scorers, cache_dir=settings.cache_dir
+        ),
+        captioning=CaptioningService(
+            queue=queue,
+            catalog=catalog,
+            weights=weights,
+            characters=characters,
+            elsewhere=workers.have_model,
+        ),
         training=TrainingService(
             queue=queue,
             catalog=catalog,
@@ -95,22 +212,31 @@ def build(settings: Settings) -> Application:
             characters=characters,
             engines={
                 NATIVE: Engine(TRAINS[NATIVE]),
-                AI_TOOLKIT: Engine(TRAINS[AI_TOOLKIT], absence=ai_toolkit.absence),
+                AI_TOOLKIT: Engine(
+                    TRAINS[AI_TOOLKIT],
+                    absence=partial(workers.absence, AI_TOOLKIT, here=ai_toolkit.absence),
+                ),
             },
             planning=planning,
+            room=room,
+            elsewhere=workers.have_model,
             runs_dir=settings.runs_dir,
         ),
         ai_toolkit=ai_toolkit,
-        images=ImageService(
+        images=images,
+        comparison=ComparisonService(
             queue=queue,
             catalog=catalog,
-            weights=weights,
-            loras=_loras(settings),
-            images=_images(settings),
-            families=GENERATES,
+            characters=characters,
+            likeness=likeness,
+            comparisons=Comparisons(settings.runs_dir),
             planning=planning,
+            room=room,
+            made_with=images.made_with,
+            check_model=images.check_here,
         ),
-        jobs=JobService(queue=queue, runs_dir=settings.runs_dir),
+        jobs=jobs,
+        workers=workers,
         machine=machine,
         planning=planning,
         models=ModelService(
@@ -120,88 +246,75 @@ def build(settings: Settings) -> Application:
             hub=Hub(endpoint=settings.hub_endpoint, token=token.get, offline=settings.hub_offline),
             token=token,
             convert=_convert,
+            free=room.unpromised,
         ),
-        model_tasks=ModelTasks(
-            run=partial(child.run, env=settings.child_environment(), cwd=ROOT),
-            command=(sys.executable, "-m", "isengard", "models"),
+        model_tasks=model_tasks,
+        volume=volume,
+        checks=Checks(
+            folder=settings.data_dir,
+            jobs=jobs,
+            workers=workers,
+            volume=volume,
+            machine=None if settings.worker is WorkerMode.NONE else machine,
         ),
+        storage=storage,
+        room=room,
+        footprint=Footprint(settings.data_dir),
+        reports=reporting(settings, jobs=jobs),
+        notices=Notices(
+            queue=queue,
+            outbox=Outbox(settings.data_dir / "untold"),
+            post=webhook.post if webhook else None,
+            page=settings.page_url,
+        ),
+        costs=Costs(per_hour=settings.price_per_hour, jobs=jobs),
+        idle=_idle_watch(
+            settings,
+            busy=lambda: work() or ai_toolkit.installation().running or model_tasks.running(),
+            webhook=webhook,
+        ),
+        admission=Admission(queue=queue, limits=Limits().times(settings.limits)),
+        uploads=UploadFolder(settings.upload_folder),
     )
 
 
-def build_handlers(
-    settings: Settings, application: Application
-) -> Mapping[JobKind, Callable[[Job, Report], dict[str, Any]]]:
-    """What a worker runs, by kind of job. Imports the engines, which takes seconds: call it in the worker only."""
-    from isengard.engines.ai_toolkit.trainer import AIToolkitTrainer
-    from isengard.engines.device import choose_device, cuda_machine, reset_peak
-    from isengard.engines.native.adapter import AdapterFactory
-    from isengard.engines.native.flux import FluxAdapter
-    from isengard.engines.native.flux2 import Flux2Adapter
-    from isengard.engines.native.sdxl import SdxlAdapter
-    from isengard.engines.native.trainer import NativeTrainer
-    from isengard.engines.pipelines.generator import PipelineGenerator
-    from isengard.engines.pipelines.verifier import PipelineVerifier
-    from isengard.handlers.generation import generate_images
-    from isengard.handlers.memory import MemoryBook
-    from isengard.handlers.training import TrainLora
-
-    device = choose_device(settings.device)
-    adapters: Mapping[Family, AdapterFactory] = {
-        Family.FLUX: FluxAdapter,
-        Family.FLUX2: Flux2Adapter,
-        Family.SDXL: SdxlAdapter,
-    }
-
-    peaks = _peaks(settings)
-    facts = application.machine.facts
-    planning = Planning(
-        machine=partial(cuda_machine, device, facts) if device.type == "cuda" else facts,
-        corrections=peaks.read,
+def reporting(settings: Settings, *, jobs: JobService | None) -> ReportService:
+    """Reports of problems; without ``jobs`` where the job list is the problem."""
+    token = _token(settings)
+    return ReportService(
+        settings=settings,
+        jobs=jobs,
+        secrets=lambda: settings.secret_values() | set(filter(None, [token.get()])),
+        run=partial(child.run, env=settings.child_environment() | {"COLUMNS": "160"}, cwd=ROOT),
+        doctor=(sys.executable, "-m", "isengard", "doctor"),
     )
-    book = MemoryBook(planning=planning, peaks=peaks, reset=partial(reset_peak, device))
-
-    def plan(card: ModelCard, spec: ImageSpec) -> GenerationPlan:
-        return planning.images(card, spec).plan
-
-    generator = PipelineGenerator(device=device, plan=plan)
-    loras = _loras(settings)
-    return {
-        JobKind.TRAIN_LORA: TrainLora(
-            trainers={
-                NATIVE: NativeTrainer(adapters=adapters, device=device),
-                AI_TOOLKIT: AIToolkitTrainer(
-                    checkout=settings.ai_toolkit_dir, adapters=adapters, device=device
-                ),
-            },
-            generator=generator,
-            verifier=PipelineVerifier(generator=generator),
-            catalog=application.catalog,
-            weights=application.weights,
-            loras=loras,
-            runs_dir=settings.runs_dir,
-            cache_dir=settings.cache_dir,
-            memory=book,
-        ),
-        JobKind.GENERATE_IMAGES: partial(
-            generate_images,
-            generator=generator,
-            catalog=application.catalog,
-            weights=application.weights,
-            loras=loras,
-            images=_images(settings),
-            runs_dir=settings.runs_dir,
-            memory=book,
-        ),
-    }
 
 
-def is_spent() -> bool:
-    """Whether AI-Toolkit was imported here: what it changes in the process must not reach the next job."""
-    return "toolkit.accelerator" in sys.modules
+def open_scorer(kind: ScorerKind, *, look: Path | None = None) -> IdentityScorer:
+    """The scorer of a kind, one for the whole process. Imports OpenCV or torch.
+
+    ``look``: the folder of the model that compares whole pictures; the others are bundled. Raises: MissingWeights.
+    """
+    if kind is not ScorerKind.LOOK:
+        return _bundled_scorer(kind)
+    if look is None:
+        raise MissingWeights("the model that compares whole pictures is not bundled: name its folder")
+    return _look_scorer(look)
 
 
-def drawn_figure_scorer() -> IdentityScorer:
-    """Tells the demo model's figures apart. Imports torch."""
+@cache
+def _look_scorer(folder: Path) -> IdentityScorer:
+    from isengard.engines.look import LookScorer
+
+    return LookScorer(folder)
+
+
+@cache
+def _bundled_scorer(kind: ScorerKind) -> IdentityScorer:
+    if kind is ScorerKind.FACES:
+        from isengard.engines.faces import FaceScorer
+
+        return FaceScorer(ASSETS / "faces")
     from isengard.engines.drawn_figures import DrawnFigureScorer
 
     return DrawnFigureScorer(ASSETS / "figure-encoder.safetensors")
@@ -214,6 +327,19 @@ def _convert(file: Path, family: Family, parts: Path) -> None:
     convert(file, family=family, parts=parts)
 
 
+def _idle_watch(settings: Settings, *, busy: Callable[[], bool], webhook: Webhook | None) -> IdleWatch:
+    pod, key, minutes = settings.runpod_pod_id, settings.runpod_api_key, settings.stop_when_idle_minutes
+
+    def mention(idle_s: float) -> None:
+        if webhook and settings.is_paid_by_the_hour:
+            webhook.post(idle_message(idle_s, per_hour=settings.price_per_hour, page=settings.page_url))
+
+    if not (pod and key and minutes):
+        return IdleWatch(busy=busy, mention=mention)
+    stop = RunPod(pod_id=pod, api_key=key).stop
+    return IdleWatch(busy=busy, mention=mention, stop=stop, stop_after_s=60.0 * minutes)
+
+
 def _checkout(settings: Settings) -> Checkout:
     return Checkout(
         settings.ai_toolkit_dir,
@@ -222,15 +348,19 @@ def _checkout(settings: Settings) -> Checkout:
     )
 
 
-def _loras(settings: Settings) -> Loras:
+def _token(settings: Settings) -> TokenFile:
+    return TokenFile(settings.data_dir / "hub-token", given=settings.hub_token)
+
+
+def loras_of(settings: Settings) -> Loras:
     return Loras(
         loras_dir=settings.loras_dir, runs_dir=settings.runs_dir, trash_dir=settings.trash_dir / "loras"
     )
 
 
-def _peaks(settings: Settings) -> Peaks:
+def peaks_of(settings: Settings) -> Peaks:
     return Peaks(settings.data_dir / "memory.json")
 
 
-def _images(settings: Settings) -> Images:
+def images_of(settings: Settings) -> Images:
     return Images(images_dir=settings.images_dir, trash_dir=settings.trash_dir / "images")

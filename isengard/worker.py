@@ -17,12 +17,15 @@ from isengard.errors import (
     IsengardError,
     JobCancelled,
     JobPaused,
+    JobSuspended,
     JobYielded,
     LeaseLost,
     OutOfMemory,
     QueueUnavailable,
+    VolumeUnfit,
 )
-from isengard.logs import bound
+from isengard.files import checked, is_full
+from isengard.logs import bound, conceal
 from isengard.queue.base import JobQueue
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,11 @@ OWN_FENCE = 0.8
 _UNREACHABLE = (QueueUnavailable, DiskFull)
 
 
+def seconds() -> float:
+    """Seconds that pass also while the machine sleeps, as its leases do; those of `time.monotonic` do not."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Reporter:
     """The ``report`` a handler calls: keeps the newest progress for the queue, and raises what stops the job.
 
@@ -57,7 +65,9 @@ class Reporter:
         lease_s: float,
         stop: threading.Event,
         clock: Callable[[], float],
+        claimed_at: float,
     ) -> None:
+        """``claimed_at``: the clock before the job was claimed; a stopped process may be told of it much later."""
         self._queue, self._job, self._lease_s, self._shutdown, self._clock = queue, job, lease_s, stop, clock
         self._answer_age_s = min(ANSWER_AGE_S, lease_s / 4)
         self._state = threading.Condition()  # guards what follows
@@ -66,7 +76,7 @@ class Reporter:
         self._unsent = self._news = self._lost = self._done = False
         self._stop: Stop | None = None
         self._requests = Requests()
-        self._renewed_at = self._next_write = clock()
+        self._renewed_at = self._next_write = claimed_at
         self._next_try = 0.0
 
     def __call__(self, progress: Progress) -> Requests:
@@ -82,6 +92,15 @@ class Reporter:
             self._raise_stop()
             requests, self._requests = self._requests, Requests()
             return requests
+
+    def check(self) -> None:
+        """Raise LeaseLost unless the job is ours now: asked before each file takes its place."""
+        with self._state:
+            ask = self._is_overdue() and self._may_try()
+        if ask:
+            self._beat()
+        with self._state:
+            self._raise_lost()
 
     @contextmanager
     def renewing(self) -> Iterator[None]:
@@ -154,10 +173,16 @@ class Reporter:
                     sample=self._requests.sample or signals.requests.sample,
                 )
 
-    def _raise_stop(self) -> None:
-        if self._lost or self._clock() - self._renewed_at > OWN_FENCE * self._lease_s:
+    def _is_overdue(self) -> bool:
+        return self._clock() - self._renewed_at > OWN_FENCE * self._lease_s
+
+    def _raise_lost(self) -> None:
+        if self._lost or self._is_overdue():
             self._lost = True
             raise LeaseLost(f"job {self._job.id} does not belong to this worker any more")
+
+    def _raise_stop(self) -> None:
+        self._raise_lost()
         if self._stop is Stop.CANCEL:
             raise JobCancelled
         if self._stop is Stop.PAUSE:
@@ -171,38 +196,47 @@ class Reporter:
 class Worker:
     """Runs one job at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a collaborator
         self,
         *,
         queue: JobQueue,
         handlers: Mapping[JobKind, Handler],
         name: str,
         lease_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = seconds,
         owns_process: bool = False,
         spent: Callable[[], bool] = lambda: False,
+        after_job: Callable[[], None] = lambda: None,
+        check_files: Callable[[], None] = lambda: None,
     ) -> None:
         """``owns_process``: nothing else happens in this process, so each of its log lines is the job's.
 
         ``spent``: whether a job has left things behind in the process, so that the next needs another one.
+        ``check_files``: raises VolumeUnfit while the data folder is not there. Without it one machine whose volume came
+        loose would claim and fail the jobs of all.
         """
+        self._check_files = check_files
         self._queue, self._handlers, self._name, self._lease_s = queue, handlers, name, lease_s
         self._clock, self._owns_process, self._spent = clock, owns_process, spent
+        self._after_job = after_job
 
-    def run(self, stop: threading.Event, *, poll_s: float = 0.25) -> None:
-        """Run jobs until ``stop`` is set, when the job at hand yields, or until the process is spent."""
+    def run(self, stop: threading.Event, *, poll_s: float = 1.0) -> None:
+        """Run jobs until ``stop`` is set, when the job at hand yields, or until the process is spent.
+
+        ``poll_s``: a queue that does not call this worker is asked so often at least.
+        """
         while not stop.is_set() and not self._spent():
             try:
-                if self.run_one(stop):
-                    continue
-                pause_s = poll_s
-            except _UNREACHABLE as error:
+                if not self.run_one(stop):
+                    self._queue.wait(self._name, poll_s)
+            except (*_UNREACHABLE, VolumeUnfit) as error:
                 log.warning("no job can be claimed", extra={"reason": str(error)})
-                pause_s = TRY_AGAIN_S
-            stop.wait(pause_s)
+                stop.wait(TRY_AGAIN_S)
 
     def run_one(self, stop: threading.Event | None = None) -> bool:
-        """Claim a job and bring it to an end; whether there was one. Raises: QueueUnavailable, DiskFull."""
+        """Claim a job and bring it to an end; whether there was one. Raises: QueueUnavailable, DiskFull, VolumeUnfit."""
+        self._check_files()
+        claimed_at = self._clock()
         job = self._queue.claim(self._name, lease_s=self._lease_s)
         if job is None:
             return False
@@ -212,8 +246,9 @@ class Worker:
             lease_s=self._lease_s,
             stop=stop or threading.Event(),
             clock=self._clock,
+            claimed_at=claimed_at,
         )
-        fields = {"job_id": job.id, "correlation_id": job.correlation_id}
+        fields = {"job_id": job.id, "fence": job.fence, "correlation_id": job.correlation_id}
         with (
             bound(everywhere=self._owns_process, **{name: value for name, value in fields.items() if value}),
             reporter.renewing(),
@@ -222,12 +257,15 @@ class Worker:
             outcome = self._run(job, reporter)
             reporter.flush()
             self._tell(outcome)
+        self._after_job()
         return True
 
-    def _run(self, job: Job, report: Report) -> Callable[[], None]:
+    def _run(self, job: Job, reporter: Reporter) -> Callable[[], None]:
         """Run the handler; what to tell the queue."""
         try:
-            result = self._handlers[job.kind](job, report)
+            with checked(reporter.check):
+                reporter.check()
+                result = self._handlers[job.kind](job, reporter)
         except LeaseLost as lost:
             log.warning("job lost", extra={"reason": str(lost)})
             return lambda: None
@@ -238,9 +276,26 @@ class Worker:
             log.info("job yielded", extra={"reason": str(yielded)})
             return partial(self._queue.release, job, reason=str(yielded))
         except Exception as error:  # noqa: BLE001  # the one place: whatever a handler does, the worker goes on
-            return partial(self._queue.fail, job, _in_plain_words(error))
+            return self._failed(job, error)
         log.info("job succeeded")
         return partial(self._queue.succeed, job, result)
+
+    def _failed(self, job: Job, error: Exception) -> Callable[[], None]:
+        """What to tell the queue.
+
+        A job that lacks room on the disk waits for the user, and one whose files went away for them, or for another machine.
+        """
+        if isinstance(error, DiskFull | JobSuspended) or is_full(error):
+            known = isinstance(error, DiskFull | JobSuspended)
+            reason = str(error) if known else f"the disk is full ({error}); free some space, then resume this"
+            log.warning("job suspended", exc_info=None if known else error, extra={"reason": reason})
+            return partial(self._queue.suspend, job, JobError(code=DiskFull.code, message=reason))
+        try:
+            self._check_files()
+        except VolumeUnfit as away:
+            log.warning("job released", exc_info=error, extra={"reason": str(away)})
+            return partial(self._queue.release, job, reason=str(away))
+        return partial(self._queue.fail, job, _in_plain_words(error))
 
     def _tell(self, outcome: Callable[[], None]) -> None:
         """Tell the queue, trying again for the time of a lease: hours of work may hang on it."""
@@ -261,7 +316,7 @@ def _in_plain_words(error: Exception) -> JobError:
     """What the user is told of a failure; the log gets the rest."""
     if isinstance(error, IsengardError):
         log.warning("job failed", extra={"code": error.code, "reason": str(error)})
-        return JobError(code=error.code, message=str(error))
+        return JobError(code=error.code, message=conceal(str(error)))
     reference = secrets.token_hex(4)
     if isinstance(error, MemoryError):
         code = OutOfMemory.code

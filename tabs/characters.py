@@ -7,8 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from tabs import characters_describe
 from tabs import characters_view as view
 from tabs.characters_changes import Changes
+from tabs.characters_doctor import Doctor
 from tabs.characters_layout import Main, Side, lay_main, lay_side
 from tabs.characters_roster import Reader
 from tabs.common import PRIVATE, QUIET, Page, handled, remembered
@@ -24,40 +26,49 @@ def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
     reader = Reader(page.app)
     changes = Changes(page.app, reader)
+    doctor = Doctor(doctor=page.app.doctor, characters=page.app.characters, pictures=page.pictures)
     selected = gr.Textbox("", visible=False, elem_id="characters-selected")
     shown = gr.Textbox("", visible=False)
     with gr.Row(equal_height=False, elem_id="characters"):
         with gr.Column(scale=1, min_width=270, elem_classes=["card", "side"]):
             side = lay_side(changes)
         with gr.Column(scale=3, min_width=300):
-            main = lay_main(changes, selected)
+            main = lay_main(changes, doctor, selected)
     outputs: list[Any] = [
         *(selected, side.cards, main.head, main.train, main.body, main.drop, main.grid, *main.record, shown),
-        *(side.trash, side.fold, main.delete),
+        main.describe,
+        *(side.trash, side.fold, main.delete, main.doctor),
     ]
+
+    def painted(wanted: str, already_shown: str, *, fresh: bool = False) -> list[Any]:
+        values = paint(page, reader, wanted, already_shown, fresh=fresh)
+        return [*values, doctor.shown(reader.read(fresh=False).known.get(values[0], (None,))[0])]
+
     tab = Tab(
-        refresh=partial(paint, page, reader),
+        refresh=painted,
         inputs=[selected, shown],
         outputs=outputs,
         character=selected,
         leads={"training": main.train},
     )
     again = {
-        "fn": partial(paint, page, reader, fresh=True),
+        "fn": partial(painted, fresh=True),
         "inputs": tab.inputs,
         "outputs": tab.outputs,
         **QUIET,
     }
 
     def pick(already_shown: str, event: gr.EventData) -> list[Any]:
-        return paint(page, reader, str(event.id), already_shown, fresh=True)
+        return painted(str(event.id), already_shown, fresh=True)
 
     side.cards.pick(pick, shown, outputs, **QUIET)
     side.trash.restored(pick, shown, outputs, **QUIET)
     _make(changes, side, main, selected).then(**again)
     main.drop.changed(**again, trigger_mode="always_last")
+    main.doctor.changed(**again, trigger_mode="always_last")
     main.grid.changed(**again, trigger_mode="always_last")
-    for change in (*main.tools, *_change(changes, side, main, selected)):
+    described = characters_describe.wire(page.app, main.describe, selected)
+    for change in (*main.tools, *described, *_change(changes, side, main, selected)):
         change.then(**again)
     return tab
 
@@ -75,9 +86,15 @@ def _make(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> Any
         trigger_mode="always_last",
         **QUIET,
     )
+
+    @handled
+    def create(name: str, class_word: str, trigger: str, request: gr.Request) -> str:
+        changes.count(request)
+        return changes.create(name, class_word, trigger)
+
     made = gr.on(
         [side.create.click, fields.name.submit, fields.trigger.submit],
-        handled(changes.create),
+        create,
         [fields.name, fields.class_word, fields.trigger],
         selected,
         **PRIVATE,
@@ -96,6 +113,7 @@ def _change(changes: Changes, side: Side, main: Main, selected: gr.Textbox) -> l
     ]
 
 
+@handled
 def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = False) -> list[Any]:
     """The values of the tab's outputs. ``shown``: the record in the fields, and what can be seen of the tab.
 
@@ -106,7 +124,7 @@ def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = 
     head = view.heading(roster, character_id)
     whole = bool(head) and not head.get("damaged")
     deleted = view.trash(page.app)
-    record = [head.get(name, "") for name in ("name", "trigger", "class_word", "notes")]
+    record = [head.get(name, "") for name in ("name", "trigger", "class_word", "notes", "scorer")]
     known = remembered(shown)
     now: dict[str, list[Any]] = {
         "record": [character_id, *record],
@@ -129,6 +147,7 @@ def paint(page: Page, reader: Reader, wanted: str, shown: str, *, fresh: bool = 
         view.grid(page, roster, character_id),
         *(record if known.get("record") != now["record"] else [gr.skip()] * len(record)),
         json.dumps(now),
+        characters_describe.value(page.app, character_id) if whole else {},
         deleted,
         fold,
         delete,

@@ -5,19 +5,20 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from isengard.domain.character import suggest_trigger, trigger_warning
 from isengard.errors import Conflict, InvalidSpec, NotFound
+from isengard.services.admission import Asked
 from isengard.wiring import Application
 from tabs.characters_intake import Intakes
 from tabs.characters_roster import Reader
 from tabs.characters_view import counted, flags, sentence
-from tabs.common import handled, uploaded
+from tabs.common import asked_by, handled, typed, uploaded
 from tabs.pictures import address
 
 #: Seconds an exported archive stays for its download.
@@ -31,6 +32,10 @@ class Changes:
         self._app = app
         self._reader = reader
         self._intakes = Intakes(lambda character, paths: app.characters.add_files(character, paths))
+
+    def count(self, request: gr.Request) -> None:
+        """Count what makes something new. Raises: TooMany."""
+        self._app.admission.count(Asked.CHANGES, asked_by(request))
 
     def suggest(self, name: str, trigger: str, suggested: str) -> tuple[str, str]:
         """A trigger for a name, unless somebody has typed one: the field, and what was suggested last."""
@@ -52,7 +57,9 @@ class Changes:
         gr.Success(f"{html.escape(character.name)} is created. Now add photos.", duration=4)
         return character.id
 
-    def edit(self, character_id: str, name: str, trigger: str, class_word: str, notes: str) -> None:
+    def edit(
+        self, character_id: str, name: str, trigger: str, class_word: str, notes: str, scorer: str
+    ) -> None:
         """Change the record."""
         character = self._app.characters.edit(
             character_id,
@@ -60,15 +67,23 @@ class Changes:
             trigger=trigger.strip(),
             class_word=str(class_word).strip(),
             notes=notes.strip(),
+            scorer=scorer,
         )
         gr.Success(f"{html.escape(character.name)} is saved.", duration=4)
+
+    def suggested(self, character_id: str) -> dict[str, str]:
+        """What the photos suggest to tell the character apart by; the first time each photo is looked at."""
+        if not character_id:
+            return {}
+        as_if_unchosen = self._app.characters.get(character_id).model_copy(update={"scorer": None})
+        return {"scorer": self._app.likeness.kind(as_if_unchosen)}
 
     def take(self, character: str, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Take one upload: a picture, perhaps with its caption, or an archive."""
         self._app.characters.get(character)
         if not files:
             raise InvalidSpec("no file was sent: choose at least one")
-        paths = uploaded(file["path"] for file in files)
+        paths = uploaded(file.get("path") for file in files)
         named = [(path, str(file.get("name", ""))) for path, file in zip(paths, files, strict=True)]
         return self._intakes.start(character, named)
 
@@ -118,7 +133,7 @@ class Changes:
         character = self._app.characters.get(character_id)
         if not character.images:
             raise Conflict(f"{character.name} has no images to export: add some first")
-        exports = Path(get_upload_folder()) / "exports"
+        exports = self._app.settings.exports_dir
         _sweep(exports)
         path = exports / uuid.uuid4().hex / f"{character.id}.zip"
         return address(self._app.characters.export(character_id, path, resolve=resolve))
@@ -152,13 +167,14 @@ class Changes:
 def _sweep(exports: Path) -> None:
     """Remove exports that were downloaded long ago."""
     for folder in exports.glob("*"):
-        if folder.stat().st_mtime < time.time() - EXPORT_KEPT_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another page has removed it
+            if folder.stat().st_mtime < time.time() - EXPORT_KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def answering(function: Callable[..., Any]) -> Callable[[Any], Any]:
     """Make a handler callable by a script: it gets one mapping, and fails as ``{"error": words}``."""
-    guarded = handled(function)
+    guarded = handled(typed(function))
 
     def answer(given: Any) -> Any:
         try:

@@ -21,6 +21,8 @@ Take = Callable[[str, Sequence[Path]], Iterator[AddedImage | RefusedImage]]
 
 #: Seconds a request waits for news. Proxies in front of the app give up on a request after a minute or two.
 WAIT_S = 20.0
+#: Requests that wait at once; each holds one of the server's threads. Further ones are answered with what there is.
+WAITING = 16
 #: Seconds the results of an ended intake are kept.
 KEPT_S = 600.0
 
@@ -42,6 +44,7 @@ class Intakes:
         self._wait_s = wait_s
         self._places = threading.Semaphore(at_once)
         self._news = threading.Condition()
+        self._waiting = 0
         self._intakes: dict[str, Intake] = {}
 
     def start(self, character_id: str, files: Sequence[tuple[Path, str]]) -> dict[str, Any]:
@@ -60,9 +63,12 @@ class Intakes:
             intake = self._intakes.get(intake_id)
             if intake is None:
                 raise NotFound("the app was started anew while it took this file in: send it again")
+            self._waiting += 1
             self._news.wait_for(
-                lambda: intake.ended_at is not None or len(intake.results) > seen, timeout=self._wait_s
+                lambda: intake.ended_at is not None or len(intake.results) > seen,
+                timeout=self._wait_s if self._waiting <= WAITING else 0,
             )
+            self._waiting -= 1
             return {
                 "intake": intake_id,
                 "results": intake.results[seen:],

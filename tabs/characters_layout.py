@@ -8,7 +8,10 @@ import gradio as gr
 from gradio.components import Component
 
 from isengard.domain.character import CLASS_WORDS
+from isengard.domain.identity import ScorerKind
+from tabs import characters_describe
 from tabs.characters_changes import Changes, answering
+from tabs.characters_doctor import Doctor
 from tabs.common import PRIVATE, QUIET, handled, spoken, t
 
 #: Saves the file at an address.
@@ -47,17 +50,20 @@ class Main:
     train: gr.Button
     body: gr.Column
     drop: gr.HTML
+    doctor: gr.HTML
     grid: gr.HTML
     tools: Sequence[Any]
+    describe: gr.HTML
     fields: Fields
     notes: gr.Textbox
+    scorer: gr.Dropdown
     save: gr.Button
     delete: gr.Button
 
     @property
     def record(self) -> list[Component]:
         """The fields of what is kept of a character besides its images."""
-        return [self.fields.name, self.fields.trigger, self.fields.class_word, self.notes]
+        return [self.fields.name, self.fields.trigger, self.fields.class_word, self.notes, self.scorer]
 
 
 def lay_side(changes: Changes) -> Side:
@@ -89,7 +95,7 @@ def lay_side(changes: Changes) -> Side:
     )
 
 
-def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
+def lay_main(changes: Changes, doctor: Doctor, selected: gr.Textbox) -> Main:
     """Lay out the right column inside the open block."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=260):
@@ -106,15 +112,15 @@ def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
     with gr.Column(visible=False) as body:
         take = [answering(each) for each in (changes.take, changes.more, changes.describe)]
         drop = spoken("characters", "characters_drop", {}, elem_id="characters-drop", server_functions=take)
+        check = [
+            answering(each)
+            for each in (doctor.examine, doctor.look, doctor.stop, doctor.fix, doctor.undo, doctor.forget)
+        ]
+        found = spoken("doctor", "characters_doctor", {}, elem_id="characters-doctor", server_functions=check)
         keep = [answering(changes.caption)]
         grid = spoken("characters", "characters_grid", {}, elem_id="characters-grid", server_functions=keep)
-        tools = _tools(changes, selected)
-        with gr.Accordion(t("characters.edit"), open=False, elem_id="characters-edit"):
-            fields = _fields(changes, "characters-edit")
-            notes = gr.Textbox(
-                label=t("characters.notes"), lines=2, max_length=4000, elem_id="characters-edit-notes"
-            )
-            save = gr.Button(t("characters.save"), size="md", elem_id="characters-save")
+        tools, describe = _tools(changes, selected)
+        fields, notes, scorer, save = _edit(changes, selected)
         _export(changes, selected)
     delete = gr.Button(
         t("characters.delete"), variant="stop", size="md", visible=False, elem_id="characters-delete"
@@ -124,10 +130,13 @@ def lay_main(changes: Changes, selected: gr.Textbox) -> Main:
         train=train,
         body=body,
         drop=drop,
+        doctor=found,
         grid=grid,
         tools=tools,
+        describe=describe,
         fields=fields,
         notes=notes,
+        scorer=scorer,
         save=save,
         delete=delete,
     )
@@ -155,21 +164,32 @@ def _fields(changes: Changes, prefix: str) -> Fields:
     return Fields(name=name, class_word=class_word, trigger=trigger, warning=warning)
 
 
-def _edit(changes: Changes) -> tuple[Fields, gr.Textbox, gr.Button]:
-    with gr.Accordion(t("characters.edit"), open=False, elem_id="characters-edit"):
+def _edit(changes: Changes, selected: gr.Textbox) -> tuple[Fields, gr.Textbox, gr.Dropdown, gr.Button]:
+    with gr.Accordion(t("characters.edit"), open=False, elem_id="characters-edit") as fold:
         fields = _fields(changes, "characters-edit")
+        scorer = gr.Dropdown(
+            [(t("characters.scorer.automatic"), "")]
+            + [(t(f"characters.scorer.{kind}"), kind.value) for kind in ScorerKind],
+            value="",
+            label=t("characters.scorer"),
+            info=t("characters.scorer.info"),
+            elem_id="characters-edit-scorer",
+        )
+        suggested = spoken("characters", "characters_scorer", {}, elem_id="characters-edit-suggested")
         notes = gr.Textbox(
             label=t("characters.notes"), lines=2, max_length=4000, elem_id="characters-edit-notes"
         )
         save = gr.Button(t("characters.save"), size="md", elem_id="characters-save")
-    return fields, notes, save
+    selected.change(
+        dict, None, suggested, **QUIET
+    )  # what was said of another character is not true of this one
+    fold.expand(handled(changes.suggested), selected, suggested, **PRIVATE)
+    return fields, notes, scorer, save
 
 
-def _tools(changes: Changes, selected: gr.Textbox) -> Sequence[Any]:
-    with (
-        gr.Accordion(t("characters.tools"), open=False, elem_id="characters-tools"),
-        gr.Row(equal_height=False),
-    ):
+def _tools(changes: Changes, selected: gr.Textbox) -> tuple[Sequence[Any], gr.HTML]:
+    fold = gr.Accordion(t("characters.tools"), open=False, elem_id="characters-tools")
+    with fold, gr.Row(equal_height=False):
         with gr.Column(min_width=260):
             template = gr.Textbox(
                 label=t("characters.template"),
@@ -187,10 +207,13 @@ def _tools(changes: Changes, selected: gr.Textbox) -> Sequence[Any]:
             )
             instead = gr.Textbox(label=t("characters.replace"), elem_id="characters-instead")
             replace = gr.Button(t("characters.replace_all"), size="md", elem_id="characters-replace")
-    return (
+    with fold:
+        describe = characters_describe.lay()
+    changed = (
         caption.click(handled(changes.caption_all), [selected, template, only_empty], None, **PRIVATE),
         replace.click(handled(changes.replace), [selected, find, instead], None, **PRIVATE),
     )
+    return changed, describe
 
 
 def _export(changes: Changes, selected: gr.Textbox) -> None:
@@ -203,5 +226,11 @@ def _export(changes: Changes, selected: gr.Textbox) -> None:
         )
         export = gr.Button(t("characters.download"), size="md", elem_id="characters-download")
         archive = gr.Textbox("", visible=False)
-    made = export.click(handled(changes.export), [selected, resolve], archive, **PRIVATE)
+
+    @handled
+    def pack(character_id: str, resolve: bool, request: gr.Request) -> str:  # noqa: FBT001
+        changes.count(request)
+        return changes.export(character_id, resolve)
+
+    made = export.click(pack, [selected, resolve], archive, **PRIVATE)
     made.success(None, archive, None, js=SAVE_FILE)

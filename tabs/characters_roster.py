@@ -60,7 +60,7 @@ class Reader:
     def _read_least(self, now: float) -> int:
         if self._least is None or now - self._least[0] > MODELS_OLD_S:
             cards = self._app.catalog.models()
-            there = [card for card in cards if card.trainable and self._app.weights.status(card).ready]
+            there = [card for card in cards if card.trainable and not self._app.training.lacking(card)]
             self._least = now, largest_least(there)
         return self._least[1]
 

@@ -85,6 +85,7 @@ def heading(roster: Roster, character_id: str) -> dict[str, Any]:
         "trigger": character.trigger,
         "class_word": character.class_word,
         "notes": character.notes,
+        "scorer": character.scorer or "",
         "summary": readiness.summary,
         "ready": readiness.ready,
         "findings": [
@@ -103,11 +104,13 @@ def grid(page: Page, roster: Roster, character_id: str) -> dict[str, Any]:
     if character_id not in roster.known:
         return {"character": "", "images": []}
     character, readiness = roster.known[character_id]
+    before = {entry.instead: entry.image.id for entry in character.former}
     return {
         "character": character.id,
         "images": [
             {
                 "id": image.id,
+                "before": before.get(image.id, ""),
                 "name": image.filename,
                 "size": f"{image.width} x {image.height}",
                 "picture": thumbnail(page, character, image),

@@ -13,13 +13,17 @@ from typing import Any, TypeVar
 
 import gradio as gr
 import yaml
-from gradio.utils import get_upload_folder, is_in_or_equal
+from gradio.context import LocalContext
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from isengard import logs
-from isengard.errors import IsengardError
+from isengard.domain.base import refusal
+from isengard.errors import InvalidSpec, IsengardError
 from isengard.services.machine import Machine
 from isengard.wiring import Application
+from tabs.http.address import client_address
 from tabs.pictures import Pictures
+from tabs.uploads import upload_at
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,9 @@ WEB = Path(__file__).with_name("web")
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 #: Also not queued: for quick reads, which show no toast when they fail.
 QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+
+#: An event that no script of ours has sent.
+NO_EVENT = "this event lacks what it is about: reload the page and try again"
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -39,6 +46,8 @@ class Page:
     app: Application
     machine: Machine
     pictures: Pictures
+    login: bool = False
+    """Whether it was logged in to, so that one can log out."""
 
 
 def texts() -> gr.I18n:
@@ -94,6 +103,21 @@ def words(section: str) -> dict[str, dict[str, str]]:
     }
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a tab that is folded until it is wanted, and what is wired in it."""
+
+    fold: gr.Accordion
+    list: gr.HTML
+
+
+def section(name: str) -> Section:
+    """Lay out one of the training tab, of the widget ``name``, inside the open block."""
+    with gr.Accordion(t(f"{name}.title"), open=False, elem_id=name) as fold:
+        shown = scripted(name, "training_dom", name, {}, elem_id=f"training-{name}")
+    return Section(fold=fold, list=shown)
+
+
 def handled(function: Handler) -> Handler:
     """Let a handler fail as a toast: our errors in their own words, any other with a reference to the log."""
     if inspect.isasyncgenfunction(function):
@@ -109,15 +133,40 @@ def handled(function: Handler) -> Handler:
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
         with _guarded(function.__name__):
+            if not all(isinstance(each._data, dict) for each in args if isinstance(each, gr.EventData)):
+                raise InvalidSpec(NO_EVENT)
             return function(*args, **kwargs)
 
     return plain  # type: ignore[return-value]
 
 
+def typed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse what is not of the types that a function names, as another program may send anything.
+
+    Raises: InvalidSpec, from the function that is returned: names each wrong value.
+    """
+    signature = inspect.signature(function)
+    checking = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        named = dict(zip(signature.parameters, args, strict=False)) | kwargs
+        try:
+            return checking(**named)
+        except ValidationError as error:
+            raise refusal(error, known=signature.parameters) from None
+        except UnicodeEncodeError as error:
+            # Half of a pair of code units: JSON can hold it, and UTF-8 cannot.
+            strange = error.object[error.start]
+            raise InvalidSpec(f"a text holds {strange!r}, which is no character: remove it") from None
+
+    return checked
+
+
 class _guarded:  # noqa: N801  # used like a function
     def __init__(self, name: str) -> None:
         self._name = name
-        self._reference = uuid.uuid4().hex[:12]
+        self._reference = request_id()
         self._bound = logs.bound(correlation_id=self._reference)
 
     def __enter__(self) -> None:
@@ -125,8 +174,12 @@ class _guarded:  # noqa: N801  # used like a function
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
+            if isinstance(error, AttributeError) and isinstance(error.obj, gr.EventData):
+                error = InvalidSpec(NO_EVENT)
             if isinstance(error, IsengardError):
-                log.info("refused", extra={"handler": self._name, "code": error.code, "error": str(error)})
+                log.info(
+                    "refused", extra={"handler": self._name, "code": error.code, "error": str(error)[:1000]}
+                )
                 raise gr.Error(
                     html.escape(str(error)), title="That did not work", print_exception=False
                 ) from error
@@ -141,6 +194,18 @@ class _guarded:  # noqa: N801  # used like a function
             self._bound.__exit__(None, None, None)
 
 
+def request_id() -> str:
+    """The id of the request that is being handled; a new one where there is none.
+
+    A queued handler runs in the context of whoever started the queue, so what is bound there is of another request.
+    """
+    request = LocalContext.request.get(None)
+    state = getattr(getattr(request, "request", None), "state", None)
+    return getattr(state, "request_id", "") or str(
+        logs.bound_field("correlation_id") or uuid.uuid4().hex[:12]
+    )
+
+
 def uploaded(paths: Iterable[Any]) -> list[Path]:
     """The files of an upload. Raises: gr.Error for a path that this app has not received as an upload.
 
@@ -148,11 +213,16 @@ def uploaded(paths: Iterable[Any]) -> list[Path]:
     """
     found = []
     for given in paths:
-        path = Path(str(given)).resolve()
-        if not is_in_or_equal(path, get_upload_folder()) or not path.is_file():
+        path = upload_at(given)
+        if path is None:
             raise gr.Error("This file was not uploaded here.", title="Upload rejected", print_exception=False)
         found.append(path)
     return found
+
+
+def asked_by(request: gr.Request) -> str:
+    """The address of whoever sent the request that a handler answers."""
+    return client_address(request.request.scope)  # type: ignore[union-attr]  # an event has one
 
 
 def remembered(seen: str) -> dict[str, Any]:

@@ -9,6 +9,15 @@ from gradio.components import Component
 
 
 @dataclass(frozen=True)
+class Course:
+    """Paints a few components anew, again and again."""
+
+    refresh: Callable[..., Any]
+    inputs: Sequence[Component]
+    outputs: Sequence[Component]
+
+
+@dataclass(frozen=True)
 class Tab:
     """A built tab. Everything it shows comes from ``refresh``, so that a reload and a second browser show the truth."""
 
@@ -21,3 +30,12 @@ class Tab:
     """Holds the id of the character the tab is about; empty for none. Other tabs and links set it."""
     leads: dict[str, gr.Button] = field(default_factory=dict)
     """Buttons that lead to another tab, by its id: pressing one opens that tab with this tab's character."""
+    course: Course | None = None
+    """What of it moves while a job runs, and nothing else has changed."""
+    chooses: Any = None
+    """The event of a chosen checkpoint, when the tab has one: it says ``run``, ``step``, ``strength``, and this browser's
+    ``draft`` of the image form."""
+    takes: Callable[[Any], Any] | None = None
+    """Lets the tab's form follow such an event; returns what goes on after it."""
+    opens: dict[str, Component | gr.Accordion] = field(default_factory=dict)
+    """What links of the header change here, by what they lead to."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,8 +13,8 @@ from gradio.context import Context
 
 from isengard.domain.generation import FoundSettings
 from isengard.domain.performance import StepCache
-from tabs import image_fit, image_form, image_gallery, image_live
-from tabs.common import PRIVATE, QUIET, Page, handled, remembered, uploaded
+from tabs import image_checkpoint, image_fit, image_form, image_gallery, image_live
+from tabs.common import PRIVATE, QUIET, Page, asked_by, handled, remembered, uploaded
 from tabs.frame import Tab
 from tabs.image_form import FIELDS, Form
 from tabs.image_layout import MAX_STRENGTH, NEVER, lay_out
@@ -70,15 +71,26 @@ class ImageTab:
                 p.shown,
                 p.made_with,
                 p.made_on,
+                p.alike,
                 *p.fields.values(),
             ],
             outputs=[*self._form_outputs(), p.seen, p.stage, p.made_with, p.made_on, p.gallery],
             character=p.selected,
             leads={"training": p.train},
+            takes=image_checkpoint.taking(self._page, p, self._fill, self._form_outputs()),
         )
 
+    @handled
     def refresh(
-        self, selected: str, filled: str, seen: str, shown: str, made_with: str, made_on: str, *values: Any
+        self,
+        selected: str,
+        filled: str,
+        seen: str,
+        shown: str,
+        made_with: str,
+        made_on: str,
+        alike: str,
+        *values: Any,
     ) -> Painted:
         """Paint what has changed since the browser's last answer. The form is filled anew for another character only."""
         known, form, character = remembered(seen), image_form.form_of(values), selected or ""
@@ -87,7 +99,7 @@ class ImageTab:
             painted = self._fill(form | image_form.of_character(self._page, character, form))
         elif filled == character:
             painted = self._offer(form, known)
-        painted |= self._results(known, shown, made_with, made_on)
+        painted |= self._results(known, shown, made_with, made_on, alike)
         painted[self.parts.seen] = json.dumps(known)
         return painted
 
@@ -96,7 +108,7 @@ class ImageTab:
     def open(self, selected: str, filled: str, event: gr.EventData) -> Painted:
         """Fill the form when the tab is opened for the first time, with the draft that this browser has kept."""
         if filled != NEVER:
-            return {}
+            return {self.parts.filled: filled}  # Gradio takes an empty mapping for a value
         return self._fill(image_form.restored(self._page, getattr(event, "draft", None), selected or ""))
 
     def choose_character(self, given: Given) -> Painted:
@@ -170,6 +182,7 @@ class ImageTab:
             maximum=max(MAX_STRENGTH, strength),
             visible=bool(form["lora"]),
         )
+        painted[p.fields["keep_best"]] = gr.Slider(value=form["keep_best"], visible=bool(form["lora"]))
         painted[p.fields["further"]] = image_form.further(form, offered["further"])
         speeds = [key for _, key in offered["cache"]]
         painted[p.fields["cache"]] = gr.Radio(
@@ -202,12 +215,18 @@ class ImageTab:
 
     # Results
 
-    async def generate(self, given: Given, progress: gr.Progress = gr.Progress()) -> AsyncIterator[Painted]:  # noqa: B008  # how Gradio asks for it
+    async def generate(
+        self,
+        given: Given,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio asks for it
+    ) -> AsyncIterator[Painted]:
         """Enqueue the form's request and stay with it. The gallery follows by the header's refresh.
 
         Only the request is `handled`: a closed tab ends this generator in another context, which its guard refuses.
         """
-        job = await asyncio.to_thread(handled(image_form.submit), self._page, self._form(given))
+        make = partial(image_form.submit, self._page, self._form(given))
+        job = await asyncio.to_thread(handled(self._page.app.admission.submit), asked_by(request), make)
         yield {self.parts.stage: image_live.stage(self._page)}
         job = await image_live.attach(self._page.app.jobs, job.id, progress, leaving=self._is_leaving)
         image_live.say_how_it_ended(job)
@@ -218,6 +237,18 @@ class ImageTab:
         """Cancel a generation that runs or waits."""
         image_live.cancel(self._page, str(getattr(event, "id", "")))
         return image_live.stage(self._page)
+
+    @handled
+    def go_on(self, event: gr.EventData) -> dict[str, Any]:
+        """Resume a generation that is paused."""
+        self._page.app.jobs.resume(str(getattr(event, "id", "")))
+        return image_live.stage(self._page)
+
+    @handled
+    def restore(self, given: Given, event: gr.EventData) -> Painted:
+        """Bring back the images of a job that were left out as less alike."""
+        image_live.restore(self._page, str(getattr(event, "id", "")))
+        return self._repaint(given)
 
     @handled
     def remove(self, given: Given, event: gr.EventData) -> Painted:
@@ -236,16 +267,18 @@ class ImageTab:
         return {**self._repaint({**given, self.parts.shown: shown}), self.parts.shown: shown}
 
     @handled
-    def archive(self, made_with: str, made_on: str) -> str:
+    def archive(self, made_with: str, made_on: str, alike: str) -> str:
         """Pack all that fits the filters."""
-        return image_gallery.archive(self._page, character=made_with, model=made_on)
+        return image_gallery.archive(self._page, character=made_with, model=made_on, alike=alike)
 
     def _repaint(self, given: Given) -> Painted:
         p, known = self.parts, remembered(given[self.parts.seen])
-        painted = self._results(known, given[p.shown], given[p.made_with], given[p.made_on])
+        painted = self._results(known, given[p.shown], given[p.made_with], given[p.made_on], given[p.alike])
         return {**painted, p.seen: json.dumps(known)}
 
-    def _results(self, known: dict[str, str], shown: str, made_with: str, made_on: str) -> Painted:
+    def _results(
+        self, known: dict[str, str], shown: str, made_with: str, made_on: str, alike: str
+    ) -> Painted:
         """The stage, the filters and the gallery, each when it is not what the browser shows already."""
         p = self.parts
         painted: Painted = {}
@@ -258,7 +291,7 @@ class ImageTab:
             painted[p.made_with] = gr.Dropdown(choices=filters["characters"])
             painted[p.made_on] = gr.Dropdown(choices=filters["models"])
         gallery = image_gallery.gallery(
-            self._page, found, character=made_with, model=made_on, shown=_count(shown)
+            self._page, found, character=made_with, model=made_on, alike=alike, shown=_count(shown)
         )
         if _is_news(known, "gallery", gallery):
             painted[p.gallery] = gallery
@@ -311,7 +344,7 @@ class ImageTab:
 
     def _wire_results(self) -> None:
         p, fields = self.parts, list(self.parts.fields.values())
-        view: set[Any] = {p.seen, p.shown, p.made_with, p.made_on}
+        view: set[Any] = {p.seen, p.shown, p.made_with, p.made_on, p.alike}
         painted = [p.seen, p.shown, p.stage, p.made_with, p.made_on, p.gallery]
         p.generate.click(None, js=SHOW_STAGE, **QUIET)
         p.generate.click(
@@ -325,14 +358,16 @@ class ImageTab:
             **PRIVATE,
         )
         p.stage.stop(self.stop, None, p.stage, **SILENT)
+        p.stage.resume(self.go_on, None, p.stage, **SILENT)
+        p.stage.restore(self.restore, view, painted, **SILENT)
         p.viewer.use(self.use, {*fields}, [*self._form_outputs(), p.drop], **SILENT).then(
             None, js=SHOW_FORM, **QUIET
         )
         p.viewer.remove(self.remove, view, painted, **SILENT)
         p.gallery.more(handled(self.more), view, painted, **SILENT)
-        for each in (p.made_with, p.made_on):
+        for each in (p.made_with, p.made_on, p.alike):
             each.input(handled(self.choose_filter), view, painted, **SILENT)
-        p.archive.click(self.archive, [p.made_with, p.made_on], p.address, **PRIVATE).then(
+        p.archive.click(self.archive, [p.made_with, p.made_on, p.alike], p.address, **PRIVATE).then(
             None, p.address, None, js=DOWNLOAD, **QUIET
         )
 

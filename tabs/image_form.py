@@ -30,6 +30,7 @@ FIELDS = (
     "guidance_scale",
     "seed",
     "count",
+    "keep_best",
     "cache",
 )
 SPEC_FIELDS = ("width", "height", "num_inference_steps", "guidance_scale", "count", "cache")
@@ -84,6 +85,8 @@ def overrides(form: Form) -> dict[str, Any]:
         raise InvalidSpec("describe the image first: the prompt is empty")
     given = {name: form[name] for name in SPEC_FIELDS}
     given |= {"base_model": form["base_model"] or "", "prompt": form["prompt"], "loras": references(form)}
+    if 0 < int(form["keep_best"] or 0) < int(form["count"] or 0):
+        given["keep_best"] = form["keep_best"]
     if str(form["seed"] or "").strip():
         given["seed"] = str(form["seed"]).strip()
     return given
@@ -183,6 +186,7 @@ def default_form(page: Page, character: str) -> Form:
         "strength": 1.0,
         "further": {"rows": []},
         "count": 1,
+        "keep_best": 0,
         "cache": StepCache.NONE,
     }
     newest = next(iter(page.app.images.loras()), None)

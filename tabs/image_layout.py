@@ -10,7 +10,7 @@ from gradio.i18n import I18nData
 from tabs import image_fit
 from tabs.common import Page, spoken, t, widget
 from tabs.image_form import FIELDS
-from tabs.image_gallery import ALL, PAGE
+from tabs.image_gallery import ALL, PAGE, Alike
 from tabs.image_live import watcher
 
 #: The slider goes this far; settings that are taken over may widen it.
@@ -45,6 +45,7 @@ class Parts:
     meter: gr.HTML
     made_with: gr.Dropdown
     made_on: gr.Dropdown
+    alike: gr.Dropdown
     archive: gr.Button
     gallery: gr.HTML
     viewer: gr.HTML
@@ -118,6 +119,16 @@ def _character(fields: dict[str, Any]) -> dict[str, Component]:
 
 def _amounts(fields: dict[str, Any]) -> None:
     fields["count"] = gr.Slider(1, MAX_COUNT, value=1, step=1, label=t("image.count"), elem_id="image-count")
+    fields["keep_best"] = gr.Slider(
+        0,
+        MAX_COUNT,
+        value=0,
+        step=1,
+        label=t("image.keep_best"),
+        info=t("image.keep_best.info"),
+        visible=False,
+        elem_id="image-keep-best",
+    )
     fields["strength"] = gr.Slider(
         0,
         MAX_STRENGTH,
@@ -175,12 +186,21 @@ def _gallery() -> dict[str, Component]:
                 allow_custom_value=True,
                 elem_id="image-made-on",
             )
+            alike = gr.Dropdown(
+                [(t(f"image.alike.{each}"), each) for each in Alike],
+                value=Alike.NEWEST,
+                label=t("image.gallery.alike"),
+                min_width=150,
+                allow_custom_value=True,
+                elem_id="image-alike",
+            )
             archive = gr.Button(t("image.gallery.zip"), scale=0, min_width=200, elem_id="image-archive")
         gallery = spoken("image", "image_gallery", {"items": []}, elem_id="image-gallery")
     viewer = spoken("image", "image_viewer", {}, elem_id="image-viewer")
     return {
         "made_with": made_with,
         "made_on": made_on,
+        "alike": alike,
         "archive": archive,
         "gallery": gallery,
         "viewer": viewer,

@@ -1,14 +1,19 @@
 """The page: header, four tabs, and how they lead to each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import gradio as gr
+from gradio.components import Component
 
-from tabs import api, characters, image, status, training, video
-from tabs.common import QUIET, Page, t, widget
+from isengard.domain.job import JobKind
+from tabs import api, characters, image, pod, report, status, training, training_workers, video
+from tabs.common import QUIET, Page, handled, scripted, t, widget
 from tabs.frame import Tab
+from tabs.progress import compared
 
+#: Ends this browser's session; what answers then is the login page.
+LEAVE = "() => fetch('/logout', {method: 'POST'}).finally(() => location.reload())"
 IDS = ("characters", "training", "image", "video")
 
 
@@ -18,7 +23,15 @@ def build(page: Page) -> gr.Blocks:
         api.add(page)  # first, so that no listener takes one of its names
         with gr.Row(elem_id="header"):
             widget("brand", elem_id="brand", min_width=120)
-            header = widget("status", {}, elem_id="status", server_functions=[status.looker(page)])
+            look = status.looker(page)
+            header = scripted(
+                "header", "training_dom", "status", {}, elem_id="status", server_functions=[look]
+            )
+            if page.login:
+                leave = gr.Button(t("login.leave"), size="sm", min_width=90, scale=0, elem_id="leave")
+                leave.click(None, None, None, js=LEAVE, **QUIET)
+            pod.bell()
+        pod.banner(page)
         with gr.Tabs(elem_id="tabs") as strip:
             built: dict[str, Tab] = {}
             for name, make in (("characters", characters), ("training", training), ("image", image)):
@@ -26,11 +39,16 @@ def build(page: Page) -> gr.Blocks:
                     built[name] = make.build(page)
             with gr.Tab(t("tab.video"), id="video"):
                 video.build()
+        report.build(page, job=cast("Component", built["training"].opens["job"]))
         _follow_links(demo, strip, built)
         for tab in built.values():
             header.refresh(tab.refresh, list(tab.inputs), list(tab.outputs), **QUIET)
-        header.openjob(_tab_of_running(page), None, strip, **QUIET)
+        for tab in built.values():
+            if course := tab.course:  # everything else changes with an event, which the header's key tells
+                header.moved(course.refresh, list(course.inputs), list(course.outputs), **QUIET)
+        _lead_from_header(page, header, strip, built)
         _lead(strip, built)
+        _use_checkpoints(strip, built)
     return cast("gr.Blocks", demo)
 
 
@@ -60,6 +78,13 @@ def _lead(strip: gr.Tabs, built: dict[str, Tab]) -> None:
             )
 
 
+def _use_checkpoints(strip: gr.Tabs, built: dict[str, Tab]) -> None:
+    """A checkpoint that is chosen on the training tab is put into the form of images, which is opened then."""
+    event, take = built["training"].chooses, cast("Callable[[Any], Any]", built["image"].takes)
+    taken = take(event).success(lambda: gr.Tabs(selected="image"), None, strip, **QUIET)
+    taken.then(None, None, None, js="() => window.scrollTo({ top: 0 })", **QUIET)
+
+
 def _opener(name: str) -> Any:
     def open_tab(character: str) -> Sequence[Any]:
         return gr.Tabs(selected=name), character
@@ -67,13 +92,29 @@ def _opener(name: str) -> Any:
     return open_tab
 
 
-def _tab_of_running(page: Page) -> Any:
-    look = status.looker(page)
+def _lead_from_header(page: Page, header: gr.HTML, strip: gr.Tabs, built: dict[str, Tab]) -> None:
+    """A running job leads to where it is shown, and what is said of the workers to their list."""
+    training = built["training"]
+    shown, workers = training.opens["job"], training.opens["workers"]
+    opened = header.openjob(_job_opener(page), None, [strip, shown], **QUIET)
+    opened.then(training.refresh, list(training.inputs), list(training.outputs), **QUIET)
+    opened = header.openworkers(lambda: gr.Tabs(selected="training"), None, strip, **QUIET)
+    opened = opened.then(lambda: gr.Accordion(open=True), None, workers, **QUIET)
+    opened.then(None, None, None, js=training_workers.SHOW, **QUIET)
 
-    def open_running() -> Any:
-        job = look()["job"]
-        if job is None:
-            return gr.skip()
-        return gr.Tabs(selected="training" if job["kind"] == "train_lora" else "image")
 
-    return open_running
+def _job_opener(page: Page) -> Callable[[gr.EventData], list[Any]]:
+    """A comparison is shown with the training whose checkpoints it compares."""
+
+    @handled
+    def open_job(event: gr.EventData) -> list[Any]:
+        job, kind = str(getattr(event, "job", "")), getattr(event, "kind", "")
+        if kind == JobKind.EVALUATE_CHECKPOINTS:
+            return [gr.Tabs(selected="training"), compared(page.app.jobs.get(job))]
+        if kind == JobKind.TRAIN_LORA:
+            return [gr.Tabs(selected="training"), job]
+        if kind == JobKind.CAPTION_IMAGES:
+            return [gr.Tabs(selected="characters"), gr.skip()]
+        return [gr.Tabs(selected="image"), gr.skip()]
+
+    return open_job

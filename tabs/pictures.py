@@ -1,4 +1,4 @@
-"""Pictures for the page: small copies in one folder, the only one besides the gallery that the page serves."""
+"""Pictures for the page: small copies in a folder of their own. `tabs.http.files` says what can be fetched."""
 
 import hashlib
 from pathlib import Path
@@ -17,11 +17,6 @@ class Pictures:
     def __init__(self, *, folder: Path, gallery: Path) -> None:
         """``folder``: where copies are kept; it may be deleted at any time. ``gallery``: finished images."""
         self._folder, self._gallery = folder, gallery
-
-    @property
-    def served(self) -> list[str]:
-        """The folders the page may give out."""
-        return [str(self._folder), str(self._gallery)]
 
     def thumbnail(self, path: Path, *, side: int = THUMBNAIL) -> str:
         """The address of a copy that is at most ``side`` pixels wide and high; empty when the picture is gone."""

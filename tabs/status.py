@@ -1,30 +1,28 @@
 """The state of everything, as the header shows it: one small answer that each open page asks for again and again."""
 
+import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from isengard.domain.job import Job, JobKind, JobStatus, Phase, Progress
-from tabs import training_models
-from tabs.common import Page, duration
+from isengard.domain.job import Job, JobKind, JobStatus, Phase
+from isengard.errors import DiskFull, QueueUnavailable
+from tabs import pod, training_models, training_workers
+from tabs.common import Page
+from tabs.fleet import Fleet, fleet_of, sentence, summary
+from tabs.money import course
+from tabs.progress import comparing, figures, in_short
 
-PHASES: Mapping[Phase, str] = {
-    Phase.LOADING: "loading",
-    Phase.CACHING: "preparing images",
-    Phase.TRAINING: "training",
-    Phase.VALIDATING: "validating",
-    Phase.SAVING: "saving",
-    Phase.SAMPLING: "making samples",
-    Phase.VERIFYING: "checking the LoRA",
-    Phase.GENERATING: "generating",
-}
 #: How often all open pages together ask, at most: more would take from a training on the same processor.
-QUESTIONS_PER_S = 8.0
+QUESTIONS_PER_S = 5.0
 #: Seconds between a page's questions while a job runs, and while none does, when few pages are open.
 WHILE_RUNNING_S, WHILE_IDLE_S = 1.2, 4.0
-ACTIVE = (JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.PAUSED)
+#: Jobs that are looked at, besides one for each worker; of those that do not run, changes of so many are noticed.
+LISTED, WATCHED = 50, 12
+#: Running jobs in the header, and running trainings whose figures move.
+IN_HEADER, MOVING = 2, 24
 
 
 class Turns:
@@ -43,91 +41,83 @@ class Turns:
 
 
 def looker(page: Page) -> Callable[..., dict[str, Any]]:
-    """Return the function that the header's script calls by its name."""
+    """Return the function that the header's script calls by its name.
+
+    It is told whether the workers are in sight: only then are they told one by one; whether the page wants to know of
+    ended runs; and how long nobody has touched it.
+    """
     turns = Turns()
 
-    def look(_: Any = None) -> dict[str, Any]:
-        machine = page.machine.state()
-        jobs = page.app.jobs.jobs(limit=50)
-        installation, tasks = page.app.ai_toolkit.installation(), page.app.model_tasks.tasks()
-        busy = installation.running or page.app.model_tasks.running()
-        running = next((job for job in jobs if job.status is JobStatus.RUNNING), None)
-        waiting = sum(job.status is JobStatus.QUEUED for job in jobs)
+    def look(asked: Any = None) -> dict[str, Any]:
+        wish = asked if isinstance(asked, dict) else {}
+        pod.touched(page, wish)
+        try:
+            ended = pod.ended(page) if wish.get("ended") is True else None
+            workers = page.app.workers.workers()
+            jobs = page.app.jobs.jobs(limit=LISTED + len(workers))
+        except (QueueUnavailable, DiskFull) as error:
+            return {"trouble": sentence(str(error)), "again_s": turns.wait(WHILE_IDLE_S)}
+        fleet = fleet_of(page, workers, jobs)
+        seen = wish.get("workers") is True
+        tasks = page.app.model_tasks.tasks()
+        busy = page.app.ai_toolkit.installation().running or page.app.model_tasks.running()
+        shown = running(jobs, fleet, lambda job: course(page.app.costs, job))
         return {
-            "device": machine.device,
-            "memory": f"{machine.used_gb:.1f} / {machine.total_gb:.0f} GB",
-            "queue": f"{waiting} in queue" if waiting else "Queue empty",
-            "job": None if running is None else in_short(running),
-            "training": None
-            if running is None or running.kind is not JobKind.TRAIN_LORA
-            else figures(running),
+            **summary(page, fleet),
+            **shown,
+            "queue": _queue(jobs, full=len(jobs) == LISTED + len(workers)),
+            "workers": training_workers.rows(fleet, jobs) if seen else None,
             "models": training_models.live(tasks),
-            "again_s": turns.wait(WHILE_RUNNING_S if running or busy else WHILE_IDLE_S),
-            "key": json.dumps(
-                [
-                    page.app.characters.version(),
-                    page.app.ai_toolkit.absence(),
-                    installation.model_dump(mode="json"),
-                    page.app.models.version(),
-                    training_models.changes(tasks),
-                    *(_changes(job) for job in jobs[:12]),
-                ]
-            ),
+            "pod": pod.told(page),
+            "ended": ended,
+            "again_s": turns.wait(WHILE_RUNNING_S if shown["jobs"] or busy else WHILE_IDLE_S),
+            "key": _key(page, fleet, jobs),
         }
 
     return look
 
 
-def in_short(job: Job) -> dict[str, Any]:
-    """A running job in one line."""
-    progress = job.progress
-    what = "Training" if job.kind is JobKind.TRAIN_LORA else "Generating"
-    name = name_of(job)
-    if progress is None:
-        return {
-            "id": job.id,
-            "kind": job.kind,
-            "percent": 0,
-            "text": f"{what} {name} · starting".replace("  ", " "),
-        }
-    share = 100 * progress.step // progress.total if progress.total else 0
-    parts = [f"{what} {name}".strip(), f"{share} %" if progress.total else PHASES[progress.phase]]
-    if progress.eta_s is not None:
-        parts.append(f"{duration(progress.eta_s)} left")
-    return {"id": job.id, "kind": job.kind, "percent": share, "text": " · ".join(parts)}
-
-
-def figures(job: Job, *, clock: Callable[[], float] = time.time) -> dict[str, Any]:
-    """What is known of a training's course. ``at``: optimizer steps done, None in phases that do not say."""
-    progress = job.progress or Progress(phase=Phase.LOADING)
-    steps = int(job.payload.get("spec", {}).get("steps", 0))
-    counts_steps = progress.phase in (Phase.TRAINING, Phase.SAVING)
-    until, waits = job.finished_at or clock(), job.status in (JobStatus.QUEUED, JobStatus.PAUSED)
+def running(jobs: Sequence[Job], fleet: Fleet, cost: Callable[[Job], list[str]]) -> dict[str, Any]:
+    """All that moves: the jobs for the header, and the figures of trainings and comparisons by their ids."""
+    run = [job for job in jobs if job.status is JobStatus.RUNNING]
+    trainings = [job for job in run if job.kind is JobKind.TRAIN_LORA]
     return {
-        "id": job.id,
-        "phase": "starting" if job.progress is None else PHASES[progress.phase],
-        "message": "" if counts_steps or progress.message == progress.preview else progress.message,
-        "at": progress.step if counts_steps else steps if progress.phase is Phase.VERIFYING else None,
-        "steps": steps,
-        "part": [progress.step, progress.total],
-        "loss": progress.loss,
-        "validation": progress.validation_loss,
-        "speed": progress.steps_per_s if progress.phase is not Phase.VERIFYING else None,
-        "left": None if progress.eta_s is None or job.status.ended else duration(progress.eta_s),
-        "elapsed": None if job.started_at is None or waits else duration(until - job.started_at),
-        "memory": None if progress.memory_bytes is None else f"{progress.memory_bytes / 1024**3:.1f} GB",
-        "attempt": job.attempt,
-        "stop": job.stop,
+        "jobs": [{**in_short(job), "where": fleet.where(job)} for job in run[:IN_HEADER]],
+        "more": len(run[IN_HEADER:]),
+        "generating": any(job.kind is JobKind.GENERATE_IMAGES for job in run),
+        "trainings": {job.id: {**figures(job), "cost": cost(job)} for job in trainings[:MOVING]},
+        "comparisons": {job.id: comparing(job) for job in run if job.kind is JobKind.EVALUATE_CHECKPOINTS},
     }
 
 
-def name_of(job: Job) -> str:
-    """Whose job it is: the character of a training."""
-    return str(job.payload.get("name", ""))
+def _queue(jobs: Sequence[Job], *, full: bool) -> str:
+    waiting = sum(job.status is JobStatus.QUEUED for job in jobs)
+    return f"{waiting}{'+' if full else ''} in queue" if waiting else "Queue empty"
+
+
+def _key(page: Page, fleet: Fleet, jobs: Sequence[Job]) -> str:
+    """Another one says that the page is worth painting again."""
+    app = page.app
+    run = sum(job.status is JobStatus.RUNNING for job in jobs)
+    state = [
+        app.characters.version(),
+        app.ai_toolkit.absence(),
+        app.ai_toolkit.installation().model_dump(mode="json"),
+        app.models.version(),
+        [app.storage.counting, app.storage.latest and app.storage.latest.number],
+        training_models.changes(app.model_tasks.tasks()),
+        fleet.stamp(),
+        *(_changes(job) for job in jobs[: run + WATCHED]),
+    ]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
 
 def _changes(job: Job) -> list[Any]:
     """What makes the page worth painting again."""
     preview = job.progress.preview if job.progress else None
     phase = job.progress.phase if job.progress else None
-    return [job.id, job.status, job.attempt, job.stop, preview, phase in (Phase.SAMPLING, Phase.SAVING)]
+    compared = None
+    if job.progress and job.kind is JobKind.EVALUATE_CHECKPOINTS:
+        compared = job.progress.message.partition(":")[0]  # who is next: the one before has its numbers
+    saved = phase in (Phase.SAMPLING, Phase.SAVING)
+    return [job.id, job.status, job.attempt, job.stop, preview, saved, compared]

@@ -7,9 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from tabs import training_exchange, training_fields, training_models
-from tabs.common import PRIVATE, QUIET, Page, handled, scripted, t
-from tabs.frame import Tab
+from tabs import (
+    training_compare,
+    training_exchange,
+    training_fields,
+    training_models,
+    training_storage,
+    training_workers,
+)
+from tabs.common import PRIVATE, QUIET, Page, Section, asked_by, handled, scripted, section, t
+from tabs.frame import Course, Tab
 from tabs.training_actions import Actions
 from tabs.training_setup import Choice
 from tabs.training_view import View, key_of
@@ -20,7 +27,9 @@ BUTTONS = ("resume", "pause", "save", "sample", "cancel")
 def build(page: Page) -> Tab:
     """Build the tab's content inside the open block."""
     view, actions = View(page), Actions(page)
-    parts, exchange, section = _layout(page)
+    parts, exchange, models, workers = _layout(page)
+    storage = section("storage")
+    parts["storage"] = storage.list
     hidden = {name: gr.Textbox(visible=False, elem_id=f"training-{name}") for name in HIDDEN}
     refresh = _refresher(view, parts)
     inputs = [
@@ -38,14 +47,20 @@ def build(page: Page) -> Tab:
     _wire_engine(parts, actions, again)
     _wire_run(parts, hidden, actions, again)
     _wire_lists(parts, hidden, actions, again)
-    training_models.wire(section, page, opener=parts["get_model"], again=again)
+    training_models.wire(models, page, opener=parts["get_model"], again=again)
+    training_workers.wire(workers, page.app, again=again)
+    training_storage.wire(storage, page, again=again)
+    training_compare.wire(parts["compare"], page, again=again)
     training_exchange.wire(exchange, page, form=parts["form"], hidden=hidden, again=again)
     return Tab(
+        course=_course(view, parts, hidden["chosen"]),
         refresh=refresh,
         inputs=inputs,
         outputs=outputs,
         character=hidden["character"],
         leads={"image": parts["generate"]},
+        chooses=parts["compare"].use,
+        opens={"job": hidden["chosen"], "workers": workers.fold},
     )
 
 
@@ -53,7 +68,9 @@ def build(page: Page) -> Tab:
 HIDDEN = ("character", "model", "preset", "chosen", "shown", "painted")
 
 
-def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange, training_models.Section]:
+def _layout(
+    page: Page,
+) -> tuple[dict[str, Any], training_exchange.Exchange, training_models.Section, Section]:
     own = functools.partial(scripted, "training", "training_dom")
     parts: dict[str, Any] = {}
     with gr.Row(equal_height=False):
@@ -81,6 +98,7 @@ def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange, tra
             parts["latest"] = gr.Button(
                 t("training.latest"), size="sm", visible=False, elem_id="training-latest"
             )
+            parts["others"] = own("training_others", [], elem_id="training-others")
             parts["card"] = own("training_live", {"job": ""}, elem_id="training-live")
             with gr.Row(visible=False, elem_id="training-actions") as parts["actions"]:
                 for name in BUTTONS:
@@ -97,13 +115,16 @@ def _layout(page: Page) -> tuple[dict[str, Any], training_exchange.Exchange, tra
             )
             parts["curves"] = own("training_chart", {}, elem_id="training-chart")
             parts["samples"] = own("training_samples", {}, elem_id="training-samples")
+            parts["compare"] = training_compare.lay(page)
             parts["queue"] = own("training_queue", [], elem_id="training-queue")
             with gr.Accordion(t("training.log"), open=False, elem_id="training-log-fold"):
                 parts["log"] = own("training_log", [], elem_id="training-log")
             parts["history"] = own("training_history", [], elem_id="training-history")
-    section = training_models.lay()
-    parts["weights"] = section.list
-    return parts, exchange, section
+    models = training_models.lay()
+    parts["weights"] = models.list
+    workers = section("workers")
+    parts["workers"] = workers.list
+    return parts, exchange, models, workers
 
 
 def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
@@ -114,6 +135,7 @@ def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
     What the browser holds itself is answered only where it has to change: the user may have changed it meanwhile.
     """
 
+    @handled
     def refresh(character: str, model: str, preset: str, form: Any, chosen: str, painted: str) -> list[Any]:
         values = view.parts(Choice(character or "", model or "", preset or ""), form, chosen or "")
         known = _painted(painted)
@@ -132,6 +154,17 @@ def _refresher(view: View, parts: dict[str, Any]) -> Callable[..., list[Any]]:
         return [*answers, *ids, gr.skip(), values["shown"], json.dumps(keys)]
 
     return refresh
+
+
+def _course(view: View, parts: dict[str, Any], chosen: gr.Textbox) -> Course:
+    names = ("card", "curves", "log")
+
+    @handled
+    def refresh(picked: str) -> list[Any]:
+        values = view.course(picked or "")
+        return [values[name] for name in names]
+
+    return Course(refresh=refresh, inputs=[chosen], outputs=[parts[name] for name in names])
 
 
 def _painted(text: str) -> dict[str, str]:
@@ -177,8 +210,10 @@ def _wire_setup(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions,
         again(parts[choice].input(None, parts[choice], hidden[name], js="(value) => value || ''", **QUIET))
 
     @handled
-    def start(character: str, model: str, preset: str, form: Any) -> str:
-        job = actions.start(Choice(character, model, preset), form)
+    def start(character: str, model: str, preset: str, form: Any, request: gr.Request) -> str:
+        job = actions.admitted(
+            asked_by(request), lambda: actions.start(Choice(character, model, preset), form)
+        )
         gr.Info(
             f"The training of {job.payload['name']} is in the queue.", title="Training queued", duration=4
         )
@@ -234,8 +269,9 @@ def _wire_run(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, a
     again(parts["latest"].click(lambda: "", None, hidden["chosen"], **QUIET))
 
     @handled
-    def mend(event: gr.EventData) -> None:
-        actions.mend(_said(event, "job"), _number(event, "number"))
+    def mend(event: gr.EventData, request: gr.Request) -> None:
+        job, number = _said(event, "job"), _number(event, "number")
+        actions.admitted(asked_by(request), lambda: actions.mend(job, number))
 
     again(parts["card"].mend(mend, None, None, show_progress="hidden", **PRIVATE))
 
@@ -253,7 +289,7 @@ def _on_job(name: str, act: Callable[[str], Any]) -> Callable[[str], None]:
 
 def _wire_lists(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
     queue, history = parts["queue"], parts["history"]
-    for event in (queue.show, history.show):
+    for event in (parts["others"].show, queue.show, history.show):
         again(event(_shown_job, None, hidden["chosen"], **QUIET))
     for name, event, act in (
         ("move", queue.move, lambda said: actions.move(_said(said, "job"), _said(said, "before"))),
@@ -279,8 +315,9 @@ def _on_event(name: str, act: Callable[[gr.EventData], Any]) -> Callable[[gr.Eve
 
 def _wire_continuing(parts: dict[str, Any], hidden: dict[str, Any], actions: Actions, again: Any) -> None:
     @handled
-    def more(event: gr.EventData) -> str:
-        actions.more(_said(event, "job"), _number(event, "steps"))
+    def more(event: gr.EventData, request: gr.Request) -> str:
+        job, steps = _said(event, "job"), _number(event, "steps")
+        actions.admitted(asked_by(request), lambda: actions.more(job, steps))
         gr.Info("The training goes on from its last checkpoint.", title="Training queued", duration=4)
         return ""
 

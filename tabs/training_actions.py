@@ -1,5 +1,6 @@
 """What the buttons of the training tab do. Every id that comes from the browser is looked up before it is used."""
 
+from collections.abc import Callable
 from typing import Any
 
 from isengard.domain.job import Job, JobStatus
@@ -17,6 +18,10 @@ class Actions:
 
     def __init__(self, page: Page) -> None:
         self._app = page.app
+
+    def admitted(self, address: str, make: Callable[[], Job]) -> Job:
+        """The job that ``make`` enqueues, when this address may have one more."""
+        return self._app.admission.submit(address, make)
 
     def start(self, choice: Choice, form: Any) -> Job:
         """Queue a training of what is chosen, with what was changed in the form."""
@@ -80,7 +85,7 @@ class Actions:
         job = self._app.jobs.get(job_id)
         if steps < 1:
             raise InvalidSpec(f"further steps must be at least 1, got {steps}")
-        total = read_payload(job)[0].steps + steps
+        total = int((job.result or {}).get("steps", read_payload(job)[0].steps)) + steps
         if job.status is JobStatus.SUCCEEDED:
             return self._app.training.extend(job_id, total)
         return self._app.training.resume(job_id, {"steps": total})

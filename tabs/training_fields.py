@@ -21,9 +21,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Data": ("resolutions", "max_upscale", "flip", "caption_dropout"),
     "Loss": ("timestep_sampling", "loss_weighting", "guidance_scale", "validate_every"),
-    "Checkpoints": ("save_every", "keep_checkpoints"),
+    "Checkpoints": ("save_every", "keep_checkpoints", "compare_when_done"),
     "Samples": (
         "sample_every", "sample_prompts", "sample_seed", "sample_steps", "sample_guidance_scale", "sample_resolution",
+        "stop_early",
     ),
 }  # fmt: skip
 
@@ -50,6 +51,7 @@ EXPLAINED: Mapping[str, str] = {
     "attention": "the kernel that computes attention; native lets PyTorch choose",
     "timestep_sampling": "which noise levels are trained: sigmoid prefers the middle, shifted more noise",
     "loss_weighting": "how much each noise level counts",
+    "compare_when_done": "afterwards make pictures with each checkpoint and find the one most like the character",
     "sample_prompts": "one prompt a line; [trigger] and [class] are filled in",
     "sample_seed": "of the first prompt's picture, the next has one more",
     "sample_steps": "denoising steps of a sample picture",

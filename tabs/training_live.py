@@ -14,7 +14,7 @@ from isengard.domain.job import Job, JobEvent, JobStatus, Stop
 from isengard.domain.training import TrainingSpec
 from isengard.errors import InvalidSpec
 from isengard.services.training import Remedy
-from tabs.status import figures, name_of
+from tabs.progress import figures, name_of
 
 #: At most so many points of a curve are sent.
 POINTS = 320
@@ -29,6 +29,7 @@ WORDS: Mapping[str, str] = {
     "job succeeded": "Done",
     "job failed": "Failed: {reason}",
     "job stopped": "Stopped, its state is saved",
+    "job suspended": "Paused: {reason}",
     "job yielded": "Makes room: {reason}",
     "job lost": "The worker lost it: {reason}",
 }
@@ -83,6 +84,7 @@ def card(
     last_step: int = 0,
     checkpoints: Sequence[int] = (),
     remedy: Remedy | None = None,
+    why_waiting: str = "",
 ) -> dict[str, Any]:
     """The live card of a run; ``{"job": ""}`` when there is none."""
     if job is None:
@@ -90,9 +92,12 @@ def card(
     badge, tone = BADGES[job.status]
     said = STOPS[job.stop] if job.stop and job.status is JobStatus.RUNNING else ""
     if job.status is JobStatus.QUEUED:
-        said = f"{ahead} before it" if ahead else "Next: a worker takes it as soon as one is free"
+        next_one = "Next: a worker takes it as soon as one is free"
+        said = why_waiting or (f"{ahead} before it" if ahead else next_one)
     elif job.status is JobStatus.PAUSED:
         said = "It goes on from where it stopped when you resume it."
+        if job.error:
+            said = "Free some space first: Storage, below. " + said
     return {
         "job": job.id,
         "status": job.status,
@@ -115,6 +120,8 @@ def result_words(job: Job) -> str:
         return ""
     losses = result.get("validation_losses") or []
     said = [f"{result.get('steps', 0)} steps"]
+    if result.get("stopped_early"):
+        said.append("ended early: the samples were no longer becoming more alike")
     if losses:
         step, lowest = min(losses, key=lambda entry: entry[1])
         said.append(f"lowest validation loss {lowest:.4f} at step {step} (base model {losses[0][1]:.4f})")
@@ -206,14 +213,14 @@ def sample_grid(
     return {"rows": rows}
 
 
-def log_lines(path: Path, job_id: str, events: Iterable[JobEvent] = ()) -> list[dict[str, str]]:
-    """The newest lines about a job, oldest first: what the worker logged and what happened to it in the queue."""
+def log_lines(logs: Iterable[Path], job_id: str, events: Iterable[JobEvent] = ()) -> list[dict[str, str]]:
+    """The newest lines about a job, oldest first: what its workers logged and what happened to it in the queue."""
     found = [
         (event.at, "info", f"{event.kind} {event.detail}".strip().capitalize())
         for event in events
         if event.kind not in ("claimed", "succeeded", "failed")
     ]
-    for line in _tail(path):
+    for line in (line for path in logs for line in _tail(path)):
         if job_id not in line:
             continue
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from isengard.domain.captioner import CaptionerCard
 from isengard.domain.model import ModelCard
 from isengard.errors import IsengardError
 from isengard.services.machine import GIB
@@ -118,8 +119,10 @@ class ModelsView:
             "offline": self._app.models.offline,
         }
 
-    def _memory(self, card: ModelCard) -> dict[str, str]:
+    def _memory(self, card: ModelCard | CaptionerCard) -> dict[str, str]:
         """What a training and an image take here, as the planner would hold the model; without what is not known."""
+        if isinstance(card, CaptionerCard):
+            return {}
         plans = {"train": self._app.training.fit(card), "images": self._app.planning.makes_images(card)}
         return {
             what: f"{plan.peak_bytes / GIB:.1f}" for what, plan in plans.items() if plan and plan.peak_bytes
@@ -179,13 +182,16 @@ def row(state: ModelState, task: Task | None, *, memory: Mapping[str, str]) -> d
         "licence": card.licence,
         "licence_url": card.licence_url,
         "gated": f"https://huggingface.co/{card.repository}" if card.gated else "",
+        "describes": isinstance(card, CaptionerCard),
         "lacks_adapter": state.lacks_adapter and state.state == "ready",
         "partner": state.partner,
         "course": course(task) if task and running else None,
         "error": "" if task is None else task.error,
         "checked": checked(task),
         "can": {
-            "fetch": not running and card.path is None and (state.state != "ready" or state.lacks_adapter),
+            "fetch": not running
+            and card.repository is not None
+            and (state.state != "ready" or state.lacks_adapter),
             "halt": running,
             "check": not running and state.state == "ready",
             "drop": not running and own,

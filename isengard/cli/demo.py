@@ -14,12 +14,12 @@ from isengard.cli.follow import finish, working
 from isengard.cli.train import summary
 from isengard.domain.character import Character
 from isengard.domain.generation import SavedImage
-from isengard.domain.identity import Embedding, IdentityGain, gain
+from isengard.domain.identity import Embedding, IdentityGain, ScorerKind, gain, largest
 from isengard.engines.base import IdentityScorer
 from isengard.services.examples import example
 from isengard.settings import ASSETS
 from isengard.store.contact_sheet import write_contact_sheet
-from isengard.wiring import Application, drawn_figure_scorer
+from isengard.wiring import Application, open_scorer
 
 CHARACTER = "nova"
 PROMPTS = (
@@ -100,7 +100,7 @@ def likeness(
     app: Application, character: Character, *, before: Sequence[SavedImage], after: Sequence[SavedImage]
 ) -> IdentityGain:
     """Compare pictures without and with the LoRA to the character's own."""
-    scorer = drawn_figure_scorer()
+    scorer = open_scorer(ScorerKind.DRAWN_FIGURES)
     references = [app.characters.image_path(character.id, image.id) for image in character.images]
     return gain(
         references=_embedded(scorer, references),
@@ -111,4 +111,4 @@ def likeness(
 
 def _embedded(scorer: IdentityScorer, paths: Sequence[Path]) -> Sequence[Embedding]:
     with ExitStack() as stack:
-        return scorer.embed([stack.enter_context(Image.open(path)) for path in paths])
+        return largest(scorer.find([stack.enter_context(Image.open(path)) for path in paths]))

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 import typer
-from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
@@ -21,16 +20,20 @@ from isengard.domain.base import Frozen
 from isengard.domain.job import JobStatus
 from isengard.domain.memory import gb
 from isengard.errors import IsengardError
+from isengard.queue.shared import ServerFacts, SharedLedger
+from isengard.services.checks import FREE_BYTES_NEEDED
+from isengard.services.pod import WAY_OUT, at_risk, check_stop
+from isengard.services.volume import SKEW_S
 from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.store.ai_toolkit import OURS, CheckoutState, Matter
 from isengard.store.packages import packages
-from isengard.supervisor import is_held, lock_path
+from isengard.store.volume import check_file_system, check_locking, check_replacing
+from isengard.supervisor import is_held, lock_of, lock_path
 from isengard.wiring import Application
 
 GB = 10**9
 #: A run with all its checkpoints and its cache needs a few; a base model needs more.
 FREE_BYTES_ADVISED = 5 * GB
-FREE_BYTES_NEEDED = GB // 5
 PROBE = ["-m", "isengard.engines.probe"]
 PROBE_TIMEOUT_S = 120
 #: Trains a tiny model for two steps with AI-Toolkit; ends with 0 when that works.
@@ -71,9 +74,10 @@ def doctor(
     Ends with exit code 1 when something is broken. A warning is no hindrance: a base model that is missing only
     matters when you want to use it. When all is well, go on with: python -m isengard demo
     """
+    shared = context.obj.redis_url is not None
     findings = [
         finding
-        for part in (_packages, _torch, _data_folder, _sqlite)
+        for part in (_packages, _torch, _data_folder, _file_locks, *(() if shared else (_sqlite,)))
         for finding in _safely(part, context.obj)
     ]
     try:
@@ -81,7 +85,8 @@ def doctor(
     except (IsengardError, OSError, sqlite3.Error) as error:
         findings.append(_broken("application", error))
     else:
-        parts = (_configs, _base_models, _memory, _ai_toolkit, *((_smoke,) if smoke else ()), _jobs)
+        parts = (_configs, _base_models, _memory, _ai_toolkit, *((_smoke,) if smoke else ()), _jobs, _pod)
+        parts += (_file_system, _job_server, _volume, _clocks, _locks_between_machines) if shared else ()
         findings += [finding for part in parts for finding in _safely(part, app)]
     broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
     if as_json:
@@ -148,19 +153,11 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
         verdict = Verdict.BROKEN
     detail = f"{free / GB:.1f} GB free ({FREE_BYTES_ADVISED / GB:.0f} GB or more are advised)"
     yield Finding(what="disk space", verdict=verdict, detail=detail)
-    yield _locking(folder / "doctor.lock")
 
 
-def _locking(path: Path) -> Finding:
-    """Whether a lock that is held is seen as held; on some network filesystems it is not."""
-    try:
-        with FileLock(path), FileLock(path, timeout=0):
-            detail = f"a lock in {path.parent} does not hold; choose a folder on another filesystem"
-            return Finding(what="file locks", verdict=Verdict.BROKEN, detail=detail)
-    except Timeout:
-        return Finding(what="file locks", verdict=Verdict.OK, detail="hold")
-    finally:
-        path.unlink(missing_ok=True)
+def _file_locks(settings: Settings) -> Iterator[Finding]:
+    """One worker for each device, and no two changes at once, hang on them."""
+    yield Finding(what="file locks", verdict=Verdict.OK, detail=check_locking(settings.data_dir))
 
 
 def _sqlite(_: Settings) -> Iterator[Finding]:
@@ -257,11 +254,87 @@ def _jobs(app: Application) -> Iterator[Finding]:
     yield Finding(what="jobs", verdict=Verdict.OK, detail=f"{running} running, {waiting} waiting")
     if is_held(lock_path(app.settings)):
         yield Finding(what="worker", verdict=Verdict.OK, detail=f"running for device {app.settings.device}")
+    elif names := ", ".join(worker.name for worker in app.workers.workers() if app.workers.is_alive(worker)):
+        yield Finding(
+            what="worker", verdict=Verdict.OK, detail=f"none is running here, and elsewhere: {names}"
+        )
     elif jobs or app.settings.worker is WorkerMode.NONE:
         detail = "none is running here; start one with: python -m isengard worker"
         yield Finding(what="worker", verdict=Verdict.WARNING, detail=detail)
     else:
         yield Finding(what="worker", verdict=Verdict.OK, detail="starts with the next job")
+
+
+def _pod(app: Application) -> Iterator[Finding]:
+    """Nothing is said where nothing is rented and nothing was asked for."""
+    settings = app.settings
+    if settings.runpod_pod_id:
+        folder = at_risk(settings)
+        found = (
+            f"{folder} is lost when the pod stops; {WAY_OUT}" if folder else "the data folder is on a volume"
+        )
+        yield Finding(what="runpod", verdict=Verdict.WARNING if folder else Verdict.OK, detail=found)
+    if settings.stop_when_idle_minutes:
+        check_stop(settings)
+        detail = f"after {settings.stop_when_idle_minutes} min; that RunPod agrees is seen when it is tried"
+        yield Finding(what="stop when idle", verdict=Verdict.OK, detail=detail)
+    if settings.webhook_url:
+        host = urlsplit(settings.webhook_url.get_secret_value()).hostname
+        yield Finding(what="webhook", verdict=Verdict.OK, detail=f"the ends of runs are told to {host}")
+
+
+def _file_system(app: Application) -> Iterator[Finding]:
+    detail = f"{check_file_system(app.settings.data_dir)}; renames {check_replacing(app.settings.data_dir)}"
+    yield Finding(what="file system", verdict=Verdict.OK, detail=detail)
+
+
+def _job_server(app: Application) -> Iterator[Finding]:
+    """Whether it loses nothing. Its version and its commands were looked at when the job list was opened."""
+    if isinstance(app.queue, SharedLedger):
+        server = app.queue.server_facts()
+        detail = f"{server.program}, {server.where}"
+        yield Finding(what="job server", verdict=Verdict.OK, detail=detail)
+        yield _on_disk(server)
+
+
+def _on_disk(server: ServerFacts) -> Finding:
+    advice = "; set: appendonly yes, appendfsync always"
+    if not server.appends:
+        found = "does not tell whether it keeps them" if server.appends is None else "keeps no log of them"
+        detail = f"a restart of the server may lose jobs: it {found}{advice}"
+        return Finding(what="jobs on disk", verdict=Verdict.WARNING, detail=detail)
+    if server.syncs != "always":
+        detail = f"appendonly yes, appendfsync {server.syncs or 'not told'}: a crash of its machine may cost a second"
+        return Finding(what="jobs on disk", verdict=Verdict.WARNING, detail=detail + advice)
+    return Finding(what="jobs on disk", verdict=Verdict.OK, detail="appendonly yes, appendfsync always")
+
+
+def _volume(app: Application) -> Iterator[Finding]:
+    detail = f"{app.volume.same()}, the one that goes with the job list"
+    yield Finding(what="volume", verdict=Verdict.OK, detail=detail)
+
+
+def _clocks(app: Application) -> Iterator[Finding]:
+    if skews := list(app.volume.skews()):
+        yield Finding(what="clocks", verdict=Verdict.WARNING, detail="; ".join(skews))
+    else:
+        yield Finding(what="clocks", verdict=Verdict.OK, detail=f"agree within {SKEW_S:.0f} s")
+
+
+def _locks_between_machines(app: Application) -> Iterator[Finding]:
+    """A worker that has a job holds its lock: it has to be seen from here, wherever the worker is."""
+    jobs = app.queue.jobs(statuses=(JobStatus.RUNNING,))
+    working = sorted({job.worker for job in jobs if job.worker})
+    unseen = [worker for worker in working if not is_held(lock_of(app.settings, worker))]
+    if unseen:
+        detail = (
+            f"{', '.join(unseen)}: at work, but the lock in {app.settings.data_dir / 'workers'} is free as seen from here;"
+            " if it did not die in this minute, locks do not reach this machine: docs/several-machines.md"
+        )
+        yield Finding(what="locks of workers", verdict=Verdict.WARNING, detail=detail)
+    else:
+        detail = f"seen from here: {', '.join(working) or 'no worker has a job just now'}"
+        yield Finding(what="locks of workers", verdict=Verdict.OK, detail=detail)
 
 
 def _safely(part: Callable[[Subject], Iterator[Finding]], subject: Subject) -> list[Finding]:

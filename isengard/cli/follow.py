@@ -1,7 +1,7 @@
 """Shows how a job gets on, from the moment it waits until it ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -12,9 +12,12 @@ from rich.progress import Progress as Bar
 
 from isengard.cli.common import err
 from isengard.domain.job import Job, JobStatus, Phase, Progress
-from isengard.errors import IsengardError
+from isengard.equipment import equip
+from isengard.errors import IsengardError, QueueUnavailable
+from isengard.services.workers import NO_WORKER
+from isengard.settings import WorkerMode
 from isengard.supervisor import local_worker
-from isengard.wiring import Application, build_handlers
+from isengard.wiring import Application
 
 LOOK_EVERY_S = 0.2
 #: Without a terminal, lines of one phase come this far apart.
@@ -38,18 +41,14 @@ def follow(application: Application, job_id: str) -> Job:
     attempt = max(jobs.get(job_id).attempt, 1)
     try:
         with view:
-            while True:
-                job = jobs.get(job_id)
+            for job, title in _states(application, job_id, view):
                 if job.attempt > attempt:
                     attempt = job.attempt
                     view.say(f"the worker was lost; attempt {attempt} goes on from what was saved")
                 if job.status.ended or job.status is JobStatus.PAUSED:
-                    return job
-                waits = job.status is JobStatus.QUEUED
-                view.show(
-                    waiting(jobs.ahead(job_id)) if waits else "starting", None if waits else job.progress
-                )
-                time.sleep(LOOK_EVERY_S)
+                    break
+                view.show(title, None if job.status is JobStatus.QUEUED else job.progress)
+            return job
     except KeyboardInterrupt:
         err.print(
             f"stopped watching job {job_id}; it was not cancelled. From here:\n"
@@ -60,10 +59,33 @@ def follow(application: Application, job_id: str) -> Job:
         raise typer.Exit(130) from None
 
 
+def _states(application: Application, job_id: str, view: "View") -> Iterator[tuple[Job, str]]:
+    """Give the job now, and then each time it may have changed, with a title for it. A job list that cannot be reached is waited for."""
+    jobs, is_away = application.jobs, False
+    while True:
+        try:
+            with jobs.listening(job_id) as changed:
+                while True:
+                    job, is_away = jobs.get(job_id), False
+                    waits = job.status is JobStatus.QUEUED
+                    yield job, waiting(application, job) if waits else "starting"
+                    changed(LOOK_EVERY_S)
+        except QueueUnavailable as error:
+            if not is_away:
+                view.say(f"{error}; the job goes on, and this follows it again as soon as it can")
+            is_away = True
+            time.sleep(LOOK_EVERY_S)
+
+
 def working(application: Application) -> AbstractContextManager[None]:
-    """See to it that a worker runs while the block does, one of our own where there is none."""
+    """See to it that a worker runs while the block does, one of our own where there is none.
+
+    Raises:
+        VolumeUnfit: a worker elsewhere would not see what this machine wrote.
+    """
+    application.volume.check()
     return local_worker(
-        application.settings, application.queue, lambda: build_handlers(application.settings, application)
+        application.settings, application.queue, lambda: equip(application.settings, application)
     )
 
 
@@ -81,7 +103,11 @@ def finish(application: Application, job_id: str) -> Job:
     return job
 
 
-def waiting(ahead: int) -> str:
+def waiting(application: Application, job: Job) -> str:
+    ahead, why = application.jobs.ahead(job.id), application.workers.why_waiting(job)
+    ours_starts = why == NO_WORKER and application.settings.worker is not WorkerMode.NONE
+    if why and not ours_starts:
+        return f"waiting: {why}"
     return f"waiting, {ahead} before it" if ahead else "waiting for a worker"
 
 

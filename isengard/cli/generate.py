@@ -1,6 +1,7 @@
 """``python -m isengard generate``: images, with or without LoRAs."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import finish, working
 from isengard.cli.train import parsed, tell
+from isengard.domain.generation import SavedImage
+from isengard.domain.likeness import lacks
 from isengard.domain.performance import StepCache
 from isengard.services.images import ImageService
 
@@ -42,6 +45,21 @@ def _settings_of(images: ImageService, path: Path) -> dict[str, Any]:
     return found.settings
 
 
+def _tell_likeness(made: Sequence[SavedImage]) -> None:
+    """Say on stderr how much each image looks like its characters, and when that is no more than strangers may."""
+    for image in made:
+        for one in image.record.likeness:
+            said = "shows nobody" if one.cosine is None else f"cosine {one.cosine:.2f}"
+            share = "" if one.share is None else f", {one.percent} % of the way"
+            err.print(f"{image.id}: likeness to {one.name}: {said}{share}", markup=False)
+    for lack in lacks(image.record.likeness for image in made):
+        err.print(
+            f"these images do not look like {lack.name} ({lack.percent} % of the way on average): use a higher"
+            " strength or another checkpoint, or train longer",
+            markup=False,
+        )
+
+
 def generate(  # noqa: PLR0913 - each is an option
     context: typer.Context,
     *,
@@ -65,6 +83,10 @@ def generate(  # noqa: PLR0913 - each is an option
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same image; drawn when left out.")] = None,
     count: Annotated[int | None, typer.Option(help="Images to make, with seed, seed + 1, ...")] = None,
+    keep_best: Annotated[
+        int | None,
+        typer.Option(help="Keep so many, the most like the character; the others go to the trash folder."),
+    ] = None,
     cache: Annotated[
         StepCache | None,
         typer.Option(help="first_block or mag: faster, and details differ a little; none is exact."),
@@ -87,6 +109,8 @@ def generate(  # noqa: PLR0913 - each is an option
 
       python -m isengard generate --lora JOB_ID:0.9 --prompt "a photo of [trigger] [class] in the rain" --count 4
 
+      python -m isengard generate --lora JOB_ID --prompt "[trigger] [class] at the sea" --count 8 --keep-best 2
+
       python -m isengard generate --like image.png --seed 7
 
       python -m isengard generate --model flux1-dev --prompt "a harbour" --cache first_block --set quantization=int8
@@ -94,6 +118,7 @@ def generate(  # noqa: PLR0913 - each is an option
     `python -m isengard lora list` shows the LoRAs.
     """
     app = application(context)
+    app.volume.same()
     given = {
         "prompt": prompt,
         "base_model": model,
@@ -102,6 +127,7 @@ def generate(  # noqa: PLR0913 - each is an option
         "guidance_scale": guidance,
         "seed": seed,
         "count": count,
+        "keep_best": keep_best,
         "cache": cache,
         **(_size(size) if size else {}),
     }
@@ -122,6 +148,11 @@ def generate(  # noqa: PLR0913 - each is an option
         with working(app):
             finish(app, job.id)
     made = app.images.of_job(job.id)
+    if not as_json:
+        _tell_likeness(made)
+        if left_out := (app.jobs.get(job.id).result or {}).get("left_out"):
+            folder = app.settings.trash_dir / "images"
+            err.print(f"{len(left_out)} less alike were moved to {folder}", markup=False)
     if as_json:
         print_json({"job": job.id, "images": [image.model_dump(mode="json") for image in made]})
     else:

@@ -12,7 +12,11 @@ from rich.table import Table
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import duration, facts, finish, working
 from isengard.domain.job import Job, JobKind, JobStatus, Stop
+from isengard.errors import Conflict
 from isengard.services.training import Remedy
+from isengard.settings import Settings
+from isengard.supervisor import is_held
+from isengard.wiring import backups
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,7 +37,8 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs: running first, then waiting in their order, then paused, then ended, newest first."""
-    found = application(context).jobs.jobs(limit=limit)
+    ours = application(context)
+    found = ours.jobs.jobs(limit=limit)
     if as_json:
         print_json([job.model_dump(mode="json") for job in found])
         return
@@ -41,8 +46,11 @@ def list_jobs(
     for title in ("Job", "What", "State", "Progress", "Age"):
         table.add_column(title, no_wrap=title != "What")
     for job in found:
-        table.add_row(job.id, subject(job), state(job), steps(job), duration(now - job.created_at))
+        table.add_row(job.id, subject(job), state(job), steps(job), duration(max(0, now - job.created_at)))
     out.print(table if found else "no jobs yet")
+    for job in found:
+        if why := ours.workers.why_waiting(job):
+            out.print(f"job {job.id} waits: {why}")
 
 
 @app.command()
@@ -63,6 +71,8 @@ def show(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -> N
         "course": facts(job.progress) if job.progress else "",
         "error": job.error.message if job.error else "",
         "took": duration(job.finished_at - job.started_at) if job.finished_at and job.started_at else "",
+        "waits": ours.workers.why_waiting(job),
+        "runs on" if job.worker else "ran on": job.ran_on or "",
         "folder": str(service.run_dir(job_id)),
         "way out": way_out(ours.training.remedy(job_id), job_id),
     }
@@ -145,6 +155,16 @@ def remove(
     out.print(f"job {job_id} is removed")
 
 
+@app.command("recover")
+def recover(context: typer.Context) -> None:
+    """Put the last copy of a damaged job list in its place. End Isengard first; the damaged file is kept beside it."""
+    settings: Settings = context.obj
+    held = [lock.stem for lock in sorted((settings.data_dir / "workers").glob("*.lock")) if is_held(lock)]
+    if held:
+        raise Conflict(f"a worker is running on {settings.data_dir} ({held[0]}); end it and the page first")
+    out.print(backups(settings).recover())
+
+
 def way_out(remedy: Remedy | None, job_id: str) -> str:
     """The command that lets a training go on with less memory."""
     if remedy is None:
@@ -160,6 +180,10 @@ def subject(job: Job) -> str:
     spec = job.payload.get("spec", {})
     if job.kind is JobKind.TRAIN_LORA:
         return f"training of {spec.get('character', '?')}"
+    if job.kind is JobKind.CAPTION_IMAGES:
+        return f"captions of {job.payload.get('character', '?')}"
+    if job.kind is JobKind.EVALUATE_CHECKPOINTS:
+        return f"comparison of {spec.get('run', '?')}"
     prompt = " ".join(str(spec.get("prompt", "?")).split())
     return f"images: {prompt if len(prompt) <= 40 else prompt[:39] + '…'}"
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from isengard.cli.common import application, err, out, print_json
 from isengard.cli.follow import duration
+from isengard.domain.captioner import CaptionerCard
 from isengard.domain.image_planner import ImagePlan
 from isengard.domain.planner import TrainingPlan
 from isengard.errors import DownloadFailed
@@ -29,7 +30,7 @@ AsLines = Annotated[bool, typer.Option("--json", help="One JSON object a line on
 
 @app.callback(invoke_without_command=True)
 def main(context: typer.Context) -> None:
-    """The base models: list, download, check and remove them, or use your own files."""
+    """Base models and captioners: list, download, check and remove them, or use your own files."""
     if context.invoked_subcommand is None:
         list_models(context)
 
@@ -41,9 +42,9 @@ def list_models(
     name: Annotated[str | None, typer.Argument(help="Say more about this one.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the base models: their size where they are here, what can be done with them, memory to train/generate, licence.
+    """List the models: their size where they are here, what can be done with them, memory to train/generate, licence.
 
-    The demo model comes with Isengard. With a name it says how to get that model:
+    The demo model comes with Isengard. Captioners describe images. With a name it says how to get that model:
 
       python -m isengard models list flux1-dev
     """
@@ -73,7 +74,7 @@ def download(
     ] = False,
     as_lines: AsLines = False,
 ) -> None:
-    """Fetch a base model from the Hugging Face hub: only what is needed, each file checked by its hash.
+    """Fetch a model from the Hugging Face hub: only what is needed, each file checked by its hash.
 
     Ctrl-C ends it and keeps what has come; the next download goes on from there.
     """
@@ -164,12 +165,15 @@ def token(
 
 def _row(app: Application, state: ModelState) -> tuple[str, ...]:
     card = state.card
+    here = _gigabytes(state.size_bytes) if state.state == "ready" else state.state
+    if isinstance(card, CaptionerCard):
+        return card.name, here, "no", "captions", "-", card.licence
     trains = "no"
     if card.trainable:
         trains = "yes" if app.training.available_engines(card) else "not yet"
     return (
         card.name,
-        _gigabytes(state.size_bytes) if state.state == "ready" else state.state,
+        here,
         trains,
         "yes" if card.family in GENERATES else "not yet",
         "/".join(_peak(plan) for plan in (app.training.fit(card), app.planning.makes_images(card))),

@@ -53,6 +53,7 @@ def train(
         "preset": preset,
         "overrides": parsed(settings or []),
     }
+    app.volume.same()
     planned = app.training.planned(**choice)
     if plan:
         if as_json:
@@ -129,6 +130,8 @@ def carry_out(app: Application, job: Job, *, detach: bool, as_json: bool) -> Non
 def summary(result: dict[str, Any]) -> str:
     """Say in two lines what a training reached and how it was verified."""
     lines = [f"trained for {result['steps']} steps"]
+    if result.get("stopped_early"):
+        lines[0] += ", when the likeness had stopped rising"
     losses = result["validation_losses"]
     if losses:
         lines[0] += f"; validation loss {losses[0][1]:.4f} -> {losses[-1][1]:.4f}"

@@ -1,9 +1,10 @@
 """The one base of all domain models, and plain words for its refusals."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isengard.errors import InvalidSpec
 
@@ -14,6 +15,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+#: Characters that a prompt or a caption may have.
+MAX_TEXT = 4000
+#: That an id or a name may have, of what is looked up by it.
+MAX_NAME = 200
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 Model = TypeVar("Model", bound=Frozen)
 
 
@@ -26,8 +33,12 @@ def validated(model: type[Model], values: dict[str, Any]) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        known = list(model.model_fields)
-        raise InvalidSpec("; ".join(_sentence(dict(detail), known) for detail in error.errors())) from None
+        raise refusal(error, known=model.model_fields) from None
+
+
+def refusal(error: ValidationError, *, known: Iterable[str]) -> InvalidSpec:
+    """The same in plain words; ``known``: names there are, for a misspelt one."""
+    return InvalidSpec("; ".join(_sentence(dict(detail), list(known)) for detail in error.errors()))
 
 
 def _sentence(detail: dict[str, Any], known: list[str]) -> str:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from isengard.domain.base import MAX_TEXT
 from isengard.errors import InvalidSpec
 
 TRIGGER = "[trigger]"
@@ -10,7 +11,9 @@ CLASS = "[class]"
 CAPTION = "[caption]"
 #: What an empty caption means.
 DEFAULT_CAPTION = f"{TRIGGER} {CLASS}"
-MAX_CAPTION = 4000
+MAX_CAPTION = MAX_TEXT
+#: Of a text with its white space, before it is looked at any closer.
+MAX_GROWN = 16 * MAX_CAPTION
 
 
 def clean_caption(text: str) -> str:
@@ -49,5 +52,18 @@ def unknown_placeholders(caption: str) -> tuple[str, ...]:
 
 
 def fill_template(template: str, caption: str) -> str:
-    """The new caption; ``[caption]`` stands for the old one, so ``[trigger], [caption]`` puts words before it."""
-    return clean_caption(template.replace(CAPTION, caption)).strip(" ,")
+    """The new caption; ``[caption]`` stands for the old one, so ``[trigger], [caption]`` puts words before it.
+
+    Raises: InvalidSpec, as `clean_caption`.
+    """
+    return clean_caption(replaced(template, CAPTION, caption)).strip(" ,")
+
+
+def replaced(text: str, find: str, replace: str) -> str:
+    """The text with all replaced. Raises: InvalidSpec: it would be too long for a caption."""
+    length = len(text) + text.count(find) * (len(replace) - len(find))
+    if max(len(text), length) > MAX_GROWN:
+        raise InvalidSpec(
+            f"a caption has at most {MAX_CAPTION} characters, and would have {length}: shorten it"
+        )
+    return text.replace(find, replace)

@@ -8,6 +8,8 @@ from itertools import count, product
 from pydantic import Field, field_validator
 
 from isengard.domain.base import Frozen
+from isengard.domain.doctor import Fix
+from isengard.domain.identity import ScorerKind
 from isengard.domain.words import COMMON_WORDS
 
 CLASS_WORDS = ("woman", "man", "person", "dog")
@@ -40,6 +42,16 @@ class ReferenceImage(Frozen):
         return (int(self.dhash, 16) ^ int(dhash, 16)).bit_count() <= NEAR_DUPLICATE_BITS
 
 
+class FormerImage(Frozen):
+    """A picture as it was before it was fixed; it can be brought back."""
+
+    image: ReferenceImage = Field(description="with its caption")
+    fix: Fix
+    instead: str = Field("", description="id of the image that took its place; empty when it was left out")
+    place: int = Field(ge=0, description="among the images")
+    fixed_at: float
+
+
 class Character(Frozen):
     """A person, animal or figure that a LoRA can learn."""
 
@@ -48,9 +60,13 @@ class Character(Frozen):
     trigger: str
     class_word: str = Field(min_length=1, max_length=40)
     notes: str = Field("", max_length=4000)
+    scorer: ScorerKind | None = Field(
+        None, description="what tells it apart from others; None for what its images suggest"
+    )
     created_at: float
     updated_at: float
     images: tuple[ReferenceImage, ...] = ()
+    former: tuple[FormerImage, ...] = Field((), description="pictures as they were, the latest fix last")
 
     @field_validator("name", "class_word")
     @classmethod
@@ -71,6 +87,15 @@ class Character(Frozen):
     def image(self, image_id: str) -> ReferenceImage | None:
         """The image with this id."""
         return next((image for image in self.images if image.id == image_id), None)
+
+    @property
+    def undoable(self) -> tuple[FormerImage, ...]:
+        """The fixes that no later one builds on, the latest first."""
+        return tuple(
+            entry
+            for place, entry in enumerate(self.former)
+            if not {entry.image.id, entry.instead} & {later.image.id for later in self.former[place + 1 :]}
+        )[::-1]
 
 
 class AddedImage(Frozen):

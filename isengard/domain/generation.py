@@ -7,8 +7,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from isengard.domain.base import Frozen
+from isengard.domain.base import MAX_TEXT, Frozen, Name
 from isengard.domain.captions import CLASS, DEFAULT_CAPTION, TRIGGER, has_trigger, resolve_caption
+from isengard.domain.likeness import Likeness
 from isengard.domain.performance import PerformanceChoices, StepCache
 from isengard.errors import InvalidSpec
 
@@ -18,16 +19,16 @@ Side = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
 class LoraRef(Frozen, allow_inf_nan=False):
     """A LoRA by its id, with the strength it is applied at; ``step`` picks an earlier checkpoint."""
 
-    lora: str
+    lora: Name
     strength: float = Field(1.0, ge=-4, le=4)
-    step: int | None = Field(None, ge=0)
+    step: int | None = Field(None, ge=0, le=10**9)
 
 
 class ImageSpec(Frozen, allow_inf_nan=False):
     """One request for images. Image i uses ``seed + i``."""
 
-    base_model: str
-    prompt: str = Field(min_length=1, max_length=4000, description="may contain [trigger]")
+    base_model: Name
+    prompt: str = Field(min_length=1, max_length=MAX_TEXT, description="may contain [trigger]")
     loras: tuple[LoraRef, ...] = Field((), max_length=8)
     width: Side = 1024
     height: Side = 1024
@@ -35,9 +36,15 @@ class ImageSpec(Frozen, allow_inf_nan=False):
     guidance_scale: float = Field(3.5, ge=0, le=30)
     seed: int = Field(0, ge=0, lt=2**32)
     count: int = Field(1, ge=1, le=64)
+    keep_best: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="keep so many, those most like the characters; the others go to the trash",
+    )
     cache: StepCache = Field(StepCache.NONE, description="faster; the image differs a little")
     performance: PerformanceChoices = PerformanceChoices()
-    template: str = ""
+    template: Name = ""
 
     @model_validator(mode="after")
     def _loras_differ(self) -> Self:
@@ -45,6 +52,18 @@ class ImageSpec(Frozen, allow_inf_nan=False):
         if len(set(ids)) != len(ids):
             twice = next(name for name, _ in ids if ids.count((name, _)) > 1)
             raise ValueError(f"loras holds {twice!r} twice; name it once, with the sum of the strengths")
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_can_be_told(self) -> Self:
+        if self.keep_best is not None and self.keep_best > self.count:
+            raise ValueError(
+                f"keep_best is {self.keep_best}, but only {self.count} are made: raise count or lower keep_best"
+            )
+        if self.keep_best is not None and not self.loras:
+            raise ValueError(
+                "keep_best needs a LoRA, as images are measured against its character: add one to loras"
+            )
         return self
 
 
@@ -88,11 +107,14 @@ class ImageRecord(Frozen):
     loras: tuple[UsedLora, ...]
     seconds: float
     created_at: float
+    likeness: tuple[Likeness, ...] = Field(
+        (), description="to each character whose LoRA was used, as far as it could be measured"
+    )
 
     @property
     def again(self) -> ImageSpec:
         """The request that makes this image once more."""
-        return self.spec.model_copy(update={"seed": self.seed, "count": 1})
+        return self.spec.model_copy(update={"seed": self.seed, "count": 1, "keep_best": None})
 
 
 class SavedImage(Frozen):
@@ -141,8 +163,8 @@ def with_trigger(prompt: str, loras: Sequence[LocalLora]) -> str:
 class VideoSpec(Frozen, allow_inf_nan=False):
     """One request for clips. Nothing makes them yet."""
 
-    base_model: str
-    prompt: str = Field(min_length=1, max_length=4000)
+    base_model: Name
+    prompt: str = Field(min_length=1, max_length=MAX_TEXT)
     loras: tuple[LoraRef, ...] = Field((), max_length=8)
     width: Side = 832
     height: Side = 480

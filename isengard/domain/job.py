@@ -13,6 +13,8 @@ class JobKind(StrEnum):
 
     TRAIN_LORA = "train_lora"
     GENERATE_IMAGES = "generate_images"
+    EVALUATE_CHECKPOINTS = "evaluate_checkpoints"
+    CAPTION_IMAGES = "caption_images"
 
 
 class Lane(StrEnum):
@@ -48,6 +50,7 @@ class Phase(StrEnum):
     SAMPLING = "sampling"
     VERIFYING = "verifying"
     GENERATING = "generating"
+    CAPTIONING = "captioning"
 
 
 class Progress(Frozen):
@@ -70,6 +73,8 @@ class Requests(Frozen):
 
     save: bool = False
     sample: bool = False
+    finish: bool = False
+    """End the training at this step, as if it were the last. Asked by a handler, not by the user."""
 
 
 class Stop(StrEnum):
@@ -88,10 +93,18 @@ class Signals(Frozen):
 
 
 class JobError(Frozen):
-    """How a failed job failed. ``message`` is plain words for the user."""
+    """How a failed job failed, or what a paused one lacks. ``message`` is plain words for the user."""
 
     code: str
     message: str
+
+
+class Needs(Frozen):
+    """What a job asks of its worker. Jobs with equal needs wait in one line."""
+
+    memory_gb: int = Field(0, ge=0, description="whole GiB of the device's memory; 0 when any will do")
+    engine: str = Field("", description="the training engine; empty when any will do")
+    model: str = Field("", description="the base model that is loaded; empty when any will do")
 
 
 class Job(Frozen):
@@ -102,9 +115,11 @@ class Job(Frozen):
     lane: Lane
     status: JobStatus
     payload: dict[str, Any]
+    needs: Needs = Needs()
     attempt: int = Field(0, description="1 for the first claim, one more each time a worker was lost")
     fence: int = Field(0, description="grows at every claim; an owner with an old fence is refused")
-    worker: str | None = None
+    worker: str | None = Field(None, description="who owns it now")
+    ran_on: str | None = Field(None, description="the worker that owned it last")
     stop: Stop | None = Field(None, description="a stop that was requested and not yet obeyed")
     correlation_id: str | None = Field(None, description="of the request that asked for it, for the logs")
     created_at: float

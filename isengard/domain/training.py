@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from isengard.domain.base import Frozen
+from isengard.domain.base import MAX_TEXT, Frozen, Name
 from isengard.domain.performance import Attention, Quantization, TextEncoders
 
 
@@ -54,12 +54,12 @@ NATIVE, AI_TOOLKIT = "native", "ai-toolkit"
 class TrainingSpec(Frozen, allow_inf_nan=False):
     """One training, wholly described: with the same images it gives the same weights."""
 
-    character: str = Field(description="character id")
-    base_model: str = Field(description="name of a model card")
-    engine: str = Field(NATIVE, description="native, or ai-toolkit")
-    preset: str = Field("", description="the preset it was made from, for the record")
-    trigger: str = Field(min_length=1, description="stands for [trigger] in captions and prompts")
-    class_word: str = "person"
+    character: Name = Field(description="character id")
+    base_model: Name = Field(description="name of a model card")
+    engine: Name = Field(NATIVE, description="native, or ai-toolkit")
+    preset: Name = Field("", description="the preset it was made from, for the record")
+    trigger: Name = Field(min_length=1, description="stands for [trigger] in captions and prompts")
+    class_word: Name = "person"
 
     steps: int = Field(1000, ge=1, le=100_000, description="optimizer steps")
     batch_size: int = Field(1, ge=1, le=64, description="images per forward pass")
@@ -70,6 +70,7 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
     alpha: float = Field(16, gt=0, le=512, description="the adapter's output is scaled by alpha / rank")
     targets: str = Field(
         "attention",
+        max_length=1000,
         description="attention, attention_mlp, all_linear, or a regular expression of module names",
     )
 
@@ -100,7 +101,7 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
     )
 
     resolutions: tuple[Resolution, ...] = Field(
-        (512,), min_length=1, description="square sides whose area is kept"
+        (512,), min_length=1, max_length=16, description="square sides whose area is kept"
     )
     max_upscale: float = Field(1.0, ge=1, le=4, description="an image is enlarged at most by this factor")
     flip: bool = Field(False, description="mirror at random; harms faces, which are not symmetric")
@@ -118,11 +119,17 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
     )
     validate_every: int = Field(50, ge=0, description="0 switches validation off")
     sample_every: int = Field(250, ge=0, description="0 switches samples off")
-    sample_prompts: tuple[str, ...] = ("a photo of [trigger] [class]",)
+    sample_prompts: tuple[str, ...] = Field(("a photo of [trigger] [class]",), max_length=32)
     sample_seed: int = Field(42, ge=0, lt=2**32)
     sample_steps: int = Field(20, ge=1, le=200)
     sample_guidance_scale: float = Field(3.5, ge=0)
     sample_resolution: Resolution = 512
+    stop_early: bool = Field(
+        False, description="end when the samples have stopped becoming more like the character"
+    )
+    compare_when_done: bool = Field(
+        False, description="compare the checkpoints after the training, which makes pictures with each"
+    )
 
     @field_validator("targets")
     @classmethod
@@ -136,6 +143,13 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
                 ) from None
         return value
 
+    @field_validator("sample_prompts")
+    @classmethod
+    def _prompts_are_short(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if (longest := max(map(len, value), default=0)) > MAX_TEXT:
+            raise ValueError(f"a prompt has at most {MAX_TEXT} characters, got {longest}")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.lr_warmup_steps >= self.steps and self.lr_warmup_steps:
@@ -144,6 +158,11 @@ class TrainingSpec(Frozen, allow_inf_nan=False):
             )
         if len(set(self.resolutions)) != len(self.resolutions):
             raise ValueError(f"resolutions has the same value twice: {self.resolutions}")
+        if self.stop_early and not (self.sample_every and self.sample_prompts and self.devices == 1):
+            raise ValueError(
+                f"stop_early looks at the samples of a training on one device; got sample_every {self.sample_every},"
+                f" {len(self.sample_prompts)} sample_prompts, devices {self.devices}"
+            )
         if self.streamed_blocks and (self.compile or not self.gradient_checkpointing):
             raise ValueError(
                 f"streamed_blocks ({self.streamed_blocks}) needs gradient_checkpointing on and compile off: a block is"
@@ -160,6 +179,8 @@ RESUMABLE_FIELDS = frozenset(
         "streamed_blocks", "text_encoders", "attention", "compile",
         "save_every", "keep_checkpoints", "validate_every",
         "sample_every", "sample_prompts", "sample_seed", "sample_steps", "sample_guidance_scale", "sample_resolution",
+        "stop_early",
+        "compare_when_done",
     }
 )  # fmt: skip
 
@@ -167,11 +188,17 @@ RESUMABLE_FIELDS = frozenset(
 class TrainingImage(Frozen):
     """One image as a trainer sees it."""
 
-    path: Path
+    path: Path = Field(
+        description="in a job, under the folder of characters: machines mount that where they like"
+    )
     sha256: str = Field(description="of the decoded pixels; caches are keyed by it")
     width: int
     height: int
     caption: str = Field(description="resolved: holds the trigger word itself")
+
+    def under(self, characters_dir: Path) -> Self:
+        """The same image with the whole path of its file; a whole path stays."""
+        return self.model_copy(update={"path": characters_dir / self.path})
 
 
 class TrainingPreset(Frozen):

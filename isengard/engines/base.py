@@ -1,6 +1,6 @@
 """What engines promise to handlers. Nothing here imports torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,14 +9,14 @@ from pydantic import Field
 
 from isengard.domain.base import Frozen
 from isengard.domain.generation import ImageSpec, LocalLora
-from isengard.domain.identity import Embedding
+from isengard.domain.identity import Sighting
 from isengard.domain.job import Progress, Requests
 from isengard.domain.model import LocalModel
 from isengard.domain.training import TrainingImage, TrainingSpec
 
 #: Call it after each step and between the parts of long work, at least every 2 seconds where that can be done.
-#: It is cheap (the worker throttles what it writes). It raises JobCancelled, JobPaused or JobYielded: save, free
-#: and let it through. It raises LeaseLost: write nothing more and let it through.
+#: It is cheap (the worker throttles what it writes). It raises a JobStopped (cancelled, paused, suspended, yielded): save,
+#: free and let it through. It raises LeaseLost: write nothing more and let it through.
 Report = Callable[[Progress], Requests]
 
 
@@ -134,6 +134,36 @@ class LoraVerifier(Protocol):
 class IdentityScorer(Protocol):
     """Tells who is in a picture: embeddings that differ between identities and ignore clothes, place and expression."""
 
-    def embed(self, images: Sequence[Image]) -> Sequence[Embedding]:
-        """Return one embedding for each image. Images of any size and mode are taken."""
+    def find(self, images: Sequence[Image]) -> Sequence[tuple[Sighting, ...]]:
+        """Return, of each image, whom it shows, the largest first. Images of any size and mode are taken.
+
+        One that cannot tell where somebody is, gives the whole image as one sighting.
+        """
+        ...
+
+
+class Captioner(Protocol):
+    """Describes pictures in words."""
+
+    def caption(
+        self, images: Iterable[Image], *, instruction: str, on_token: Callable[[], object] = lambda: None
+    ) -> Iterator[str]:
+        """Yield one description for each image, in their order, as it is finished.
+
+        Args:
+            images: Of any size and mode; each is taken when it is its turn.
+            instruction: What to say, in plain English. A model that takes none describes what it sees.
+            on_token: Called after each word or so; what it raises ends it at once.
+
+        Raises:
+            OutOfMemory.
+        """
+        ...
+
+
+class PromptJudge(Protocol):
+    """Tells how well pictures follow their prompts."""
+
+    def follow(self, images: Sequence[Image], prompts: Sequence[str]) -> Sequence[float]:
+        """Return, of each image, the cosine of its embedding to that of its prompt."""
         ...

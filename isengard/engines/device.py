@@ -35,6 +35,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def cards() -> tuple[str, ...]:
+    """The ids of the CUDA devices that this process sees, by index: a card has the same id in every container."""
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple(str(found.uuid) for found in properties)
+
+
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to the device, if it is not there; the CPU does not wait until it has arrived."""
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isengard.domain.identity import Embedding
+from isengard.domain.identity import Box, Sighting
 
 SIZE = 128
 EMBEDDING_SIZE = 64
@@ -50,12 +50,15 @@ class DrawnFigureScorer:
         self._encoder.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         self._encoder.eval()
 
-    def embed(self, images: Sequence[Image]) -> Sequence[Embedding]:
-        """See `IdentityScorer.embed`."""
+    def find(self, images: Sequence[Image]) -> Sequence[tuple[Sighting, ...]]:
+        """See `IdentityScorer.find`: a drawn figure is taken to fill its picture."""
         pixels = torch.stack([_pixels(image) for image in images])
         with torch.inference_mode():
-            embeddings = functional.normalize(self._encoder(pixels))
-        return [tuple(row) for row in embeddings.tolist()]
+            embeddings = functional.normalize(self._encoder(pixels)).tolist()
+        return [
+            (Sighting(box=Box(left=0, top=0, width=image.width, height=image.height), embedding=tuple(row)),)
+            for image, row in zip(images, embeddings, strict=True)
+        ]
 
 
 class _Residual(nn.Module):  # type: ignore[misc]

@@ -113,13 +113,17 @@ def _name_shards(made: Path, shards: list[list[str]]) -> None:
 
 def _write_sdxl(file: Path, parts: Path, made: Path) -> None:
     hide_progress_bars()
+    named = made / "checkpoint.safetensors"  # by the name diffusers decides to read it as a pickle or not
+    named.symlink_to(file)
     try:
         pipeline = StableDiffusionXLPipeline.from_single_file(
-            str(file), config=str(parts), local_files_only=True, dtype=torch.float16
+            str(named), config=str(parts), local_files_only=True, dtype=torch.float16
         )
     except (ValueError, KeyError, RuntimeError, SingleFileComponentError) as error:
         said = " ".join(str(error).split())[:300]
         raise CheckpointRefused(f"{file} does not fit this model: {said or type(error).__name__}") from error
+    finally:
+        named.unlink()
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         getattr(pipeline, name).save_pretrained(made / name)
 

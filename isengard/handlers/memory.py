@@ -13,7 +13,7 @@ from isengard.domain.model import ModelCard
 from isengard.domain.performance import GenerationPlan
 from isengard.domain.training import TrainingSpec
 from isengard.engines.base import Report
-from isengard.errors import DiskFull, OutOfMemory
+from isengard.errors import DiskFull, DiskReadOnly, OutOfMemory
 from isengard.services.planning import Planning
 from isengard.store.memory import Peaks
 
@@ -104,7 +104,7 @@ class MemoryBook:
     def _keep(self, peak: Peak) -> None:
         try:
             self.peaks.add(peak)
-        except (DiskFull, OSError):
+        except (DiskFull, DiskReadOnly, OSError):
             log.warning("memory peak not kept", exc_info=True)
         log.info(
             "memory measured",

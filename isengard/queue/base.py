@@ -1,10 +1,27 @@
 """The contract of a job queue. Every implementation passes the one suite in ``tests/contract``."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from isengard.domain.job import Job, JobError, JobEvent, JobKind, JobStatus, Lane, Phase, Progress, Signals
+from isengard.domain.job import (
+    Job,
+    JobError,
+    JobEvent,
+    JobKind,
+    JobStatus,
+    Lane,
+    Needs,
+    Phase,
+    Progress,
+    Signals,
+)
+from isengard.domain.tally import Tally
+from isengard.domain.worker import WorkerState
 from isengard.errors import WorkerLost
+
+#: Of a job that every worker can run.
+ANY_WORKER = Needs()
 
 
 class JobQueue(Protocol):
@@ -15,13 +32,20 @@ class JobQueue(Protocol):
     owner's fence is then old, and whatever it says is refused with `LeaseLost`.
 
     Transitions: queued -> running -> succeeded | failed | cancelled; running -> queued (released, yielded, lost);
-    running -> paused -> queued; queued -> paused | cancelled; failed | cancelled -> queued (requeued).
+    running -> paused (asked for, or suspended) -> queued; queued -> paused | cancelled;
+    failed | cancelled -> queued (requeued).
     Everything returned by a method is on disk before it returns. Every method raises QueueUnavailable or DiskFull when
     the queue cannot be reached or written just now.
     """
 
     def enqueue(
-        self, kind: JobKind, payload: dict[str, Any], *, lane: Lane = Lane.TRAINING, job_id: str | None = None
+        self,
+        kind: JobKind,
+        payload: dict[str, Any],
+        *,
+        lane: Lane = Lane.TRAINING,
+        needs: Needs = ANY_WORKER,
+        job_id: str | None = None,
     ) -> Job:
         """Add a job behind all others of its lane. It keeps the caller's correlation id (`isengard.logs.bound`).
 
@@ -36,6 +60,10 @@ class JobQueue(Protocol):
         A running job whose lease has ended counts as waiting, with ``attempt`` one higher. When its workers were
         lost `MAX_STALLED` times in a row without a step of progress in between, it is failed instead.
         A lost job with a pending cancel or pause is cancelled or paused instead of being handed out.
+
+        A worker that has announced itself gets the first job that it `serves`, and none while it is draining; one that
+        has not gets the first of all. For `PREFER_WARM_S` an interactive job is left to a living idle worker that serves it
+        and has its model loaded.
         """
         ...
 
@@ -43,7 +71,8 @@ class JobQueue(Protocol):
         """Renew the lease, keep the progress, and learn what the user wants. Save and sample requests come once.
 
         With a stop they are kept for the next owner instead. `Stop.YIELD` is signalled to one running training for
-        each interactive job that has waited for `YIELD_AFTER_S` without a worker taking it.
+        each interactive job that has waited for `YIELD_AFTER_S` without a worker taking it, and that the training's
+        worker would be given.
 
         Raises:
             LeaseLost: the job has another owner, or has ended.
@@ -69,6 +98,13 @@ class JobQueue(Protocol):
         """
         ...
 
+    def suspend(self, job: Job, error: JobError) -> None:
+        """running -> paused, with the reason as its error until it is resumed; cancelled, if that was requested.
+
+        Raises: LeaseLost.
+        """
+        ...
+
     def release_worker(self, worker: str) -> int:
         """Let go at once of all jobs of a worker that is known to be dead; how many. Counts as lost (`claim`)."""
         ...
@@ -85,8 +121,8 @@ class JobQueue(Protocol):
         """paused -> queued; withdraws a pause not yet obeyed. Raises: NotFound, Conflict when not paused."""
         ...
 
-    def requeue(self, job_id: str, payload: dict[str, Any]) -> Job:
-        """failed | cancelled -> queued with a changed payload. Raises: NotFound, Conflict when not ended so."""
+    def requeue(self, job_id: str, payload: dict[str, Any], *, needs: Needs = ANY_WORKER) -> Job:
+        """failed | cancelled -> queued with a changed payload and its needs. Raises: NotFound, Conflict when not ended so."""
         ...
 
     def request(self, job_id: str, *, save: bool = False, sample: bool = False) -> Job:
@@ -119,11 +155,54 @@ class JobQueue(Protocol):
         """The job's history, oldest first. Raises: NotFound."""
         ...
 
+    def tally(self) -> Tally:
+        """How many jobs stand where now, and how many ever ended how, in what time.
+
+        The latter are counted as part of the change that ends a job, so they never fall: not with a restart, and not when
+        ended jobs are removed or queued again.
+        """
+        ...
+
+    def check_writable(self) -> None:
+        """Write something that changes nothing. Raises: QueueUnavailable, DiskFull."""
+        ...
+
+    def announce(self, worker: WorkerState) -> WorkerState:
+        """Enter a worker into the registry, or renew its entry; the entry. It counts as living for `ALIVE_S`."""
+        ...
+
+    def leave(self, worker: str) -> None:
+        """Take a worker out of the registry, if it is there. The next one of this name is not draining."""
+        ...
+
+    def drain(self, worker: str, *, draining: bool = True) -> WorkerState:
+        """Let a worker finish its job and take no more; or let it take jobs again. Raises: NotFound."""
+        ...
+
+    def workers(self) -> Sequence[WorkerState]:
+        """The registry, by name: also workers that died, until they are back or have left."""
+        ...
+
+    def listening(self, job_id: str) -> AbstractContextManager[Callable[[float], bool]]:
+        """Hear of a job's changes: a function that waits so many seconds, or less, and says whether it may have changed.
+
+        What changes while nobody listens is not told: ask `get` first. Raises: QueueUnavailable, then listen anew.
+        """
+        ...
+
+    def wait(self, worker: str, seconds: float) -> None:
+        """Wait so long, or less: until it is worth while for the worker to try a claim."""
+        ...
+
 
 #: A job whose workers were lost this often in a row without progress is failed.
 MAX_STALLED = 5
 #: Seconds an interactive job waits for an idle worker before a training is asked to yield.
 YIELD_AFTER_S = 1.0
+#: Seconds it waits for an idle worker that has its model loaded. Less than the above.
+PREFER_WARM_S = 0.6
+#: A worker that has announced itself counts as living for so many seconds.
+ALIVE_S = 20.0
 
 
 def worker_lost(times: int | str) -> JobError:

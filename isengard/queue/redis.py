@@ -1,21 +1,35 @@
 """The shared job queue: one Redis or Valkey server, for workers and pages on any number of machines.
 
-**Two ledgers.** Jobs that wait are in a sorted set for each lane, whose scores are their places: a user moves and pauses
-waiting jobs, and a stream keeps no order but that of arrival. Jobs that run are entries in a stream for each lane, and
-their pending records say everything about the ownership: the consumer is the worker, and the delivery time is the end of
-the lease, less a day. A claim takes the first of the sorted set, appends it to the stream and delivers it to the worker
-(XADD, XCLAIM FORCE); a heartbeat moves the delivery time (XCLAIM); XAUTOCLAIM finds the entries idle for a day and more,
-whose leases ended, whatever their lengths; XPENDING lists the jobs of a dead worker; XACK and XDEL end it.
+**Lines.** Jobs of one lane with equal `Needs` are in one line. **Two ledgers** for each line: jobs that wait are in a sorted
+set, whose scores are their places: a user moves and pauses waiting jobs, and a stream keeps no order but that of arrival.
+Jobs that run are entries in a stream, and their pending records say everything about the ownership: the consumer is the
+worker, and the delivery time is the end of the lease, less a day. A claim takes the first of the sorted set, appends it to
+the stream and delivers it to the worker (XADD, XCLAIM FORCE); a heartbeat moves the delivery time (XCLAIM); XAUTOCLAIM
+finds the entries idle for a day and more, whose leases ended, whatever their lengths; XACK and XDEL end it.
 
-**Keys**, each beginning with the prefix:
+**Keys**, each beginning with the prefix; ``<line>`` is ``<lane>:<needs as JSON>``:
 
 - ``job:<id>``: a hash, the truth about the job. ``events:<id>``: a list, three items for each event of its history.
-- ``waiting:<lane>``, ``running:<lane>``: the two ledgers. ``places:<lane>``: the places of all jobs that have not ended,
-  so that a paused or released job comes back to its own.
-- ``paused``, ``ended:<status>:<kind>``: for the list. ``unserved``: see `YIELD_AFTER_S`.
+- ``waiting:<line>``, ``running:<line>``: the two ledgers. ``lines:<lane>``: the needs of the lines that hold a job, by the
+  place of the first that waits. ``places:<lane>``: the places of all jobs that have not ended, so that a paused or released
+  job comes back to its own. Places are numbered across lanes and lines.
+- ``earliest``: no lease ends before it, so most calls need not look at the streams.
+- ``paused``, ``ended:<status>:<kind>``: for the list. ``unserved:<needs>``: see `YIELD_AFTER_S`.
+- ``worker:<name>``: a hash, what a worker said of itself. ``held:<name>``: the jobs it owns. ``workers``, ``memory``,
+  ``idle:<warm model>``: where placement finds workers. ``resting``, ``bell:<name>``: see below.
+- ``tally``: a hash, how many jobs ever ended and in what time: ``<kind> <status> <class of duration>``, and ``seconds`` for
+  the class. ``writable``: nothing; it is written to see whether that can be done.
+- ``format``, ``volume``: of which layout the keys are, and which data folder goes with the jobs.
 - ``changes:<id>``: a channel. It only says that something changed; the hash says what.
 
-**Atomic.** Each method is one Lua script (``lua/commands.lua``), with the fence checked in it. A refused call changes nothing.
+**Placement.** A claim goes through the lines of the most urgent lane in the order of their first jobs, and takes from the
+first that the worker serves. What it costs grows with the lines that wait, not with jobs or workers.
+
+**Bells.** A worker whose claim found nothing rests, and waits for its bell (BLPOP). A job that begins to wait calls one
+resting worker that serves it. Of many that rest only some are looked at, and a bell may go unheard: each worker also looks
+by itself now and then.
+
+**Atomic.** Each method is one Lua script (``lua/*.lua``), with the fence checked in it. A refused call changes nothing.
 
 **Again.** A request whose answer was lost is sent again, and may so be obeyed twice. Each call has a token; the job
 keeps the token of the last change, so that the second is answered like the first and does nothing. A claim, a heartbeat or
@@ -27,16 +41,12 @@ unheard is then found, and a wish that was handed over unheard is handed over ag
 **On disk** means what the server makes of it: with ``appendonly yes`` and ``appendfsync always`` every answer; with
 ``everysec`` a crash of the machine may cost the last second. Redis Cluster is not supported, as a script touches the keys
 of many jobs.
-
-**Placement**, when it comes: a lane is only a name in two keys. A queue of jobs for one memory size or engine is a lane of
-its own, such as ``training/24gb``, and a worker names those it can serve in its claim; of queues that are equally urgent
-the script takes the one whose first place is the smallest, as places are numbered across lanes.
 """
 
 import json
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,15 +57,19 @@ from isengard.domain.job import (
     JobKind,
     JobStatus,
     Lane,
+    Needs,
     Progress,
     Requests,
     Signals,
     Stop,
 )
+from isengard.domain.tally import Ended, Standing, Tally
+from isengard.domain.worker import WorkerState
 from isengard.errors import Conflict, LeaseLost, NotFound, QueueUnavailable
 from isengard.logs import bound_field
-from isengard.queue.base import progress_mark
+from isengard.queue.base import ANY_WORKER, progress_mark
 from isengard.queue.redis_server import RedisServer
+from isengard.queue.shared import ServerFacts
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +81,7 @@ _REFUSALS: dict[str, type[Exception]] = {
 
 
 class RedisQueue:
-    """`JobQueue` on a Redis or Valkey server."""
+    """`JobQueue`, and `SharedLedger`, on a Redis or Valkey server."""
 
     def __init__(
         self, url: str, *, prefix: str = "isengard:", clock: Callable[[], float] | None = None
@@ -84,21 +98,32 @@ class RedisQueue:
         self._server = RedisServer(url, prefix=prefix)
         self._clock = clock
         self._unanswered: dict[tuple[str, ...], str] = {}
+        self._look_again_s: dict[str, float] = {}
         self._server.check()
 
     def enqueue(
-        self, kind: JobKind, payload: dict[str, Any], *, lane: Lane = Lane.TRAINING, job_id: str | None = None
+        self,
+        kind: JobKind,
+        payload: dict[str, Any],
+        *,
+        lane: Lane = Lane.TRAINING,
+        needs: Needs = ANY_WORKER,
+        job_id: str | None = None,
     ) -> Job:
         job_id = job_id or secrets.token_hex(6)
         request = bound_field("correlation_id") or ""
-        (values,) = self._run("enqueue", job_id, kind, lane, json.dumps(payload), request)
+        (values,) = self._run(
+            "enqueue", job_id, kind, lane, needs.model_dump_json(), json.dumps(payload), request
+        )
         log.info("job queued", extra={"job_id": job_id, "kind": kind, "lane": lane})
         return _job(values)
 
     def claim(self, worker: str, *, lease_s: float, lanes: Collection[Lane] = tuple(Lane)) -> Job | None:
         in_order = [lane for lane in Lane if lane in lanes]
-        found = self._run_on("claim", (worker, *in_order), worker, str(lease_s), *in_order)
-        return _job(found[0]) if found else None
+        found, *look_again_s = self._run_on("claim", (worker, *in_order), worker, str(lease_s), *in_order)
+        if look_again_s:
+            self._look_again_s[worker] = float(look_again_s[0])
+        return _job(found) if found else None
 
     def heartbeat(self, job: Job, *, lease_s: float, progress: Progress | None = None) -> Signals:
         said = "" if progress is None else progress.model_dump_json()
@@ -120,6 +145,9 @@ class RedisQueue:
     def stopped(self, job: Job) -> None:
         self._of_owner("stopped", job)
 
+    def suspend(self, job: Job, error: JobError) -> None:
+        self._of_owner("suspend", job, error.model_dump_json(), error.message)
+
     def release_worker(self, worker: str) -> int:
         return int(self._run("release_worker", worker)[0])
 
@@ -132,8 +160,8 @@ class RedisQueue:
     def resume(self, job_id: str) -> Job:
         return _job(self._run("resume", job_id)[0])
 
-    def requeue(self, job_id: str, payload: dict[str, Any]) -> Job:
-        return _job(self._run("requeue", job_id, json.dumps(payload))[0])
+    def requeue(self, job_id: str, payload: dict[str, Any], *, needs: Needs = ANY_WORKER) -> Job:
+        return _job(self._run("requeue", job_id, json.dumps(payload), needs.model_dump_json())[0])
 
     def request(self, job_id: str, *, save: bool = False, sample: bool = False) -> Job:
         wishes = [name for name, wanted in (("save", save), ("sample", sample)) if wanted]
@@ -170,14 +198,50 @@ class RedisQueue:
             for at, kind, detail in zip(items, items, items, strict=True)
         ]
 
-    @contextmanager
-    def listening(self, job_id: str | None = None) -> Iterator[Callable[[float], str | None]]:
-        """Hear of changes at once, of one job or of all: a function that waits so many seconds for the id of a changed job.
+    def tally(self) -> Tally:
+        standing, counts = self._run("tally")
+        names = ("lane", "status", "jobs")
+        return Tally(
+            standing=tuple(Standing.model_validate(dict(zip(names, each, strict=True))) for each in standing),
+            ended=_ended(dict(zip(counts[::2], counts[1::2], strict=True))),
+        )
 
-        What is said while nobody listens is not kept: ask `get` first. Raises: QueueUnavailable, then listen anew.
-        """
-        with self._server.listening(job_id) as next_change:
+    def check_writable(self) -> None:
+        self._run("check_writable")
+
+    def announce(self, worker: WorkerState) -> WorkerState:
+        said = worker.model_dump_json(exclude={"seen_at", "draining", "job"})
+        names = (_between_lines(worker.engines), _between_lines(worker.models))
+        facts = (said, str(worker.memory_gb), *names, worker.warm)
+        return _worker(self._run("announce", worker.name, *facts)[0])
+
+    def leave(self, worker: str) -> None:
+        self._run("leave", worker)
+
+    def drain(self, worker: str, *, draining: bool = True) -> WorkerState:
+        return _worker(self._run("drain", worker, "1" if draining else "0")[0])
+
+    def workers(self) -> Sequence[WorkerState]:
+        known = [_worker(entry) for entry in self._run("workers")[0]]
+        return sorted(known, key=lambda worker: worker.name)
+
+    def wait(self, worker: str, seconds: float) -> None:
+        """Wait until a job has begun to wait that the worker serves, and for which it was chosen: until its bell rings."""
+        self._server.hear_bell(worker, min(seconds, self._look_again_s.pop(worker, seconds)))
+
+    @contextmanager
+    def listening(self, job_id: str) -> Iterator[Callable[[float], bool]]:
+        with self._server.listening(f"changes:{job_id}") as next_change:
             yield next_change
+
+    def claim_volume(self, volume_id: str) -> str:
+        return self._server.agree("volume", volume_id)
+
+    def server_time(self) -> float:
+        return self._server.time()
+
+    def server_facts(self) -> ServerFacts:
+        return self._server.facts()
 
     def _run(self, command: str, *values: str) -> list[Any]:
         return self._answer(command, secrets.token_hex(6), *values)
@@ -209,7 +273,30 @@ def _job(values: Sequence[str | None]) -> Job:
     known: dict[str, Any] = {
         name: value for name, value in zip(Job.model_fields, values, strict=True) if value is not None
     }
-    for name in ("payload", "progress", "result", "error"):
+    for name in ("payload", "needs", "progress", "result", "error"):
         if name in known:
             known[name] = json.loads(known[name])
     return Job.model_validate(known)
+
+
+def _ended(counts: Mapping[str, str]) -> tuple[Ended, ...]:
+    """``counts``: the hash ``tally``."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for key, value in counts.items():
+        kind, result, up_to = key.split()
+        entry = found.setdefault((kind, result), {"kind": kind, "result": result, "durations": {}})
+        if up_to == "seconds":
+            entry["seconds"] = float(value)
+        else:
+            entry["durations"][float(up_to)] = int(value)
+    return tuple(Ended.model_validate(found[each]) for each in sorted(found))
+
+
+def _worker(entry: Sequence[str | None]) -> WorkerState:
+    said, seen_at, draining, job = entry
+    added = {"seen_at": seen_at, "draining": draining == "1", "job": job}
+    return WorkerState.model_validate({**json.loads(said or ""), **added})
+
+
+def _between_lines(names: Iterable[str]) -> str:
+    return "".join(f"\n{name}\n" for name in names)

@@ -52,6 +52,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX events_by_job ON events (job_id, number)",
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN needs TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE jobs ADD COLUMN ran_on TEXT",
+        """CREATE TABLE workers (
+            name TEXT PRIMARY KEY,
+            state TEXT NOT NULL,
+            seen_at REAL NOT NULL,
+            draining INTEGER NOT NULL DEFAULT 0
+        )""",
+    ),
+    (
+        """CREATE TABLE ended (                    -- all jobs that ever ended, also those removed since
+            kind TEXT NOT NULL,
+            status TEXT NOT NULL,
+            up_to REAL NOT NULL,                -- upper end of the class of their durations
+            jobs INTEGER NOT NULL,
+            seconds REAL NOT NULL,
+            PRIMARY KEY (kind, status, up_to)
+        )""",
+    ),
 )
 #: SQLite's waiting is not fair: with eight busy writers on a slow disk, one of them waited for more than 5 seconds.
 BUSY_TIMEOUT_S = 20.0
@@ -85,7 +105,7 @@ class SqliteFile:
                     connection.execute(f"PRAGMA {setting}")
                 yield connection
         except sqlite3.Error as error:
-            raise self._explained(error) from error
+            raise explained(self._path, error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -95,8 +115,16 @@ class SqliteFile:
             yield connection
             connection.execute("COMMIT")
 
+    def check_writable(self) -> None:
+        """Write what is there already, and see it on disk. Raises: QueueUnavailable, DiskFull."""
+        with self.transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            connection.execute(f"PRAGMA user_version = {version}")
+
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise damaged(self._path, "it is the database of another program")
         if version > len(MIGRATIONS):
             raise Conflict(
                 f"{self._path} was written by a newer Isengard (format {version}, this one knows"
@@ -108,13 +136,23 @@ class SqliteFile:
         if version < len(MIGRATIONS):
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
-    def _explained(self, error: sqlite3.Error) -> QueueUnavailable | DiskFull:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return DiskFull(f"no space left on the disk for {self._path}; free some space and start again")
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return QueueUnavailable(
-                f"the job list {self._path} is damaged ({error}); move the file away to start with an empty list"
-                " (characters, LoRAs and images are kept elsewhere)"
-            )
-        return QueueUnavailable(f"the job list {self._path} cannot be used just now ({error}); try again")
+
+def explained(path: Path, error: sqlite3.Error) -> QueueUnavailable | DiskFull:
+    """What an error of SQLite means to the user, and the way out."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code & 0xFF == sqlite3.SQLITE_FULL:
+        return DiskFull(f"no space left on the disk for {path}; free some space and start again")
+    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith("no such"):
+        return damaged(path, str(error))
+    if code & 0xFF == sqlite3.SQLITE_READONLY:
+        return QueueUnavailable(
+            f"the job list {path} is read-only: see that its disk is mounted for writing, and that this user may write to it"
+        )
+    return QueueUnavailable(f"the job list {path} cannot be used just now ({error}); try again")
+
+
+def damaged(path: Path, reason: str) -> QueueUnavailable:
+    return QueueUnavailable(
+        f"the job list {path} is damaged ({reason}). Characters, LoRAs, images and checkpoints are kept elsewhere and"
+        " are whole. End Isengard, then `python -m isengard jobs recover` puts the last copy of the list in its place"
+    )

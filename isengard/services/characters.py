@@ -1,29 +1,41 @@
 """What the page and the command line may do with characters."""
 
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from uuid import uuid4
 
 from isengard.domain.base import validated
-from isengard.domain.captions import clean_caption, fill_template, resolve_caption
+from isengard.domain.captions import clean_caption, fill_template, replaced, resolve_caption
 from isengard.domain.character import (
     AddedImage,
     Character,
     DamagedCharacter,
+    FormerImage,
     ReferenceImage,
     RefusedImage,
     TrashedCharacter,
     free_id,
     suggest_trigger,
 )
+from isengard.domain.doctor import Fix
 from isengard.domain.readiness import Readiness, assess
 from isengard.domain.training import TrainingImage
 from isengard.errors import Conflict, ImageRefused, InvalidSpec
 from isengard.files import replacing
+from isengard.store import former_images
+from isengard.store.character_files import image_of
 from isengard.store.characters import CharacterStore
-from isengard.store.decoding import MIN_SIDE, decode
+from isengard.store.decoding import MAX_PIXELS, MIN_SIDE, CleanImage, decode
 from isengard.store.intake import Upload, count, uploads
+
+#: Pictures that are decoded at once: each may need over a gigabyte of memory.
+DECODING = 2
+#: The pictures of one upload have, over those of one that is as large as can be, at most so many pixels for each byte that
+#: was sent. Photos have 2 to 10, flat drawings up to 100, a single-coloured picture that is a bomb 1000.
+PIXELS_PER_BYTE = 200
 
 #: What a fresh archive's entries are dated, so that equal characters give equal files.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -32,9 +44,17 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 class CharacterService:
     """Characters, their images and captions. Everything returned is on disk already."""
 
-    def __init__(self, *, store: CharacterStore, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
+    def __init__(
+        self,
+        *,
+        store: CharacterStore,
+        clock: Callable[[], float] = time.time,
+        check_room: Callable[[int], None] = lambda _needed: None,
+    ) -> None:
+        """``check_room``: raises DiskFull where so many bytes more cannot be kept."""
+        self._store, self._check_room = store, check_room
         self._clock = clock
+        self._decoding = threading.Semaphore(DECODING)
 
     def create(
         self, name: str, *, trigger: str | None = None, class_word: str = "person", notes: str = ""
@@ -69,12 +89,17 @@ class CharacterService:
         trigger: str | None = None,
         class_word: str | None = None,
         notes: str | None = None,
+        scorer: str | None = None,
     ) -> Character:
-        """Change what is not None; the id stays. Raises: NotFound, InvalidSpec, Conflict."""
+        """Change what is not None; the id stays. ``scorer``: a `ScorerKind`, or empty for what the images suggest.
+
+        Raises: NotFound, InvalidSpec, Conflict.
+        """
         given = {"name": name, "trigger": trigger, "class_word": class_word, "notes": notes}
-        new = {key: value for key, value in given.items() if value is not None} | {
-            "updated_at": self._clock()
-        }
+        new: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+        if scorer is not None:
+            new["scorer"] = scorer or None
+        new["updated_at"] = self._clock()
         return self._store.update(
             character_id, lambda character: validated(Character, character.model_dump() | new)
         )
@@ -116,21 +141,61 @@ class CharacterService:
 
         Raises:
             NotFound, InvalidSpec: before the first result.
-            DiskFull: what was yielded before is kept.
+            DiskFull: before the first result; or later, and what was yielded before is kept.
         """
         self._store.get(character_id)
+        self._check_room(sum(map(_size, paths)))
+        room = MAX_PIXELS + PIXELS_PER_BYTE * sum(map(_size, paths))
         for upload in uploads(paths):
             if isinstance(upload, RefusedImage):
                 yield upload
                 continue
             try:
-                yield self._add(character_id, upload, min_side, resolution)
+                with self._decoding:
+                    clean = decode(upload.content, min_side=min_side, room=room)
+                room -= clean.pixels.width * clean.pixels.height
+                yield self._add(character_id, upload, clean, resolution)
             except ImageRefused as error:
                 yield RefusedImage(filename=upload.filename, reason=str(error))
 
     def remove_image(self, character_id: str, image_id: str) -> Character:
         """Delete one picture and its caption for good. Raises: NotFound."""
         return self._store.remove_image(character_id, image_id, now=self._clock())
+
+    def fix(self, character_id: str, image_id: str, fix: Fix) -> Character:
+        """Change one picture; what it was stays, to be brought back.
+
+        Raises: NotFound, Conflict, DiskFull, InvalidSpec: the picture or its caption cannot be changed so.
+        """
+        image, path = (
+            image_of(self._store.get(character_id), image_id),
+            self._store.image_path(character_id, image_id),
+        )
+        self._check_room(2 * _size(path))
+        former = FormerImage(image=image, fix=fix, place=0, fixed_at=self._clock())
+        with self._decoding:
+            change = former_images.change(path, former)
+        return self._store.alter(character_id, change, now=former.fixed_at)
+
+    def bring_back(self, character_id: str, image_id: str) -> Character:
+        """Undo the latest fix of a picture, under the id that it had before. Raises: NotFound, Conflict, DiskFull."""
+        return self._store.alter(
+            character_id,
+            lambda folder, character: former_images.brought_back(folder, character, image_id),
+            now=self._clock(),
+        )
+
+    def forget(self, character_id: str, image_id: str) -> Character:
+        """Delete what a picture was before its fixes for good, or one that was left out. Raises: NotFound."""
+        return self._store.alter(
+            character_id,
+            lambda _folder, character: former_images.not_kept(character, image_id),
+            now=self._clock(),
+        )
+
+    def former_path(self, character_id: str, image_id: str) -> Path:
+        """The file of a picture as it was before a fix, for showing it."""
+        return self._store.former_path(character_id, image_id)
 
     def set_caption(self, character_id: str, image_id: str, caption: str) -> None:
         """Raises: NotFound, InvalidSpec."""
@@ -149,7 +214,41 @@ class CharacterService:
                 for image in character.images
                 if not (only_empty and image.caption)
             },
+            change=uuid4().hex,
         )
+
+    def replace_captions(
+        self, character_id: str, captions: Mapping[str, tuple[str, str]], *, change: str
+    ) -> int:
+        """Write captions where there is still the one that is to be replaced; how many were.
+
+        Args:
+            character_id: Whose images they are.
+            captions: By image id: what is to be replaced, and the new caption.
+            change: What this belongs to; all of it is taken back at once.
+
+        Raises: NotFound, InvalidSpec.
+        """
+        return self._set_captions(
+            character_id,
+            lambda character: {
+                image.id: clean_caption(captions[image.id][1])
+                for image in character.images
+                if image.id in captions and image.caption == captions[image.id][0]
+            },
+            change=change,
+        )
+
+    def undo_captions(self, character_id: str) -> int:
+        """Take the last change of many captions back, but for those that were changed since; how many are as before.
+
+        Raises: NotFound, InvalidSpec, Conflict when there is none.
+        """
+        return self._store.undo_captions(character_id, now=self._clock())
+
+    def captions_to_undo(self, character_id: str) -> int:
+        """How many captions `undo_captions` would take back, if nobody changed them since."""
+        return self._store.captions_to_undo(character_id)
 
     def replace_in_captions(self, character_id: str, find: str, replace: str) -> int:
         """Replace a text, in upper and lower case as given; how many captions changed.
@@ -161,8 +260,9 @@ class CharacterService:
         return self._set_captions(
             character_id,
             lambda character: {
-                image.id: clean_caption(image.caption.replace(find, replace)) for image in character.images
+                image.id: clean_caption(replaced(image.caption, find, replace)) for image in character.images
             },
+            change=uuid4().hex,
         )
 
     def readiness(self, character_id: str) -> Readiness:
@@ -170,14 +270,17 @@ class CharacterService:
         return assess(self._store.get(character_id), self._store.findings(character_id))
 
     def training_images(self, character_id: str) -> tuple[TrainingImage, ...]:
-        """The images as a trainer takes them. Raises: NotFound, InvalidSpec, Conflict when not ready."""
+        """The images of a training, with paths `under` the folder of characters.
+
+        Raises: NotFound, InvalidSpec, Conflict when not ready.
+        """
         character = self._store.get(character_id)
         readiness = assess(character, self._store.findings(character_id))
         if not readiness.ready:
             raise Conflict(f"{character_id!r} cannot be trained yet: {readiness.reason}")
         return tuple(
             TrainingImage(
-                path=self._store.image_path(character_id, image.id),
+                path=self._store.image_path(character_id, image.id).relative_to(self._store.characters_dir),
                 sha256=image.sha256,
                 width=image.width,
                 height=image.height,
@@ -245,17 +348,14 @@ class CharacterService:
         meant = (entry.id for entry in entries if entry_or_character_id in (entry.id, entry.character_id))
         return next(meant, entry_or_character_id)
 
-    def _set_captions(self, character_id: str, captions: Callable[[Character], Mapping[str, str]]) -> int:
-        return self._store.set_captions(character_id, captions, now=self._clock())
+    def _set_captions(
+        self, character_id: str, captions: Callable[[Character], Mapping[str, str]], *, change: str = ""
+    ) -> int:
+        return self._store.set_captions(character_id, captions, now=self._clock(), change=change)
 
-    def _add(self, character_id: str, upload: Upload, min_side: int, resolution: int) -> AddedImage:
-        clean = decode(upload.content, min_side=min_side)
+    def _add(self, character_id: str, upload: Upload, clean: CleanImage, resolution: int) -> AddedImage:
         image = ReferenceImage(
-            id=clean.sha256[:16],
-            sha256=clean.sha256,
-            dhash=clean.dhash,
-            width=clean.pixels.width,
-            height=clean.pixels.height,
+            **clean.facts,
             filename=upload.filename,
             added_at=self._clock(),
             caption=upload.caption,
@@ -267,3 +367,10 @@ class CharacterService:
         if twins := [other.filename for other in before.images if other.near(image.dhash)]:
             notes.append(f"looks nearly like {', '.join(twins)}")
         return AddedImage(filename=upload.filename, image=image, notes=tuple(notes))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except (OSError, ValueError):  # said when it is opened
+        return 0

@@ -1,13 +1,14 @@
 """What a training will take, from what trainings on this machine took; never a guess."""
 
-import shutil
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from pydantic import Field
 
+from isengard.domain import disk
 from isengard.domain.base import Frozen
+from isengard.domain.disk import kept_checkpoints
 from isengard.domain.job import Job, JobKind, JobStatus, Phase
+from isengard.domain.model import ModelCard
 from isengard.domain.planner import TrainingPlan
 from isengard.domain.training import TrainingSpec
 from isengard.errors import InvalidSpec
@@ -51,10 +52,11 @@ class Estimator:
         self,
         *,
         jobs: JobService,
-        data_dir: Path,
-        free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+        card: Callable[[str], ModelCard],
+        free: Callable[[], int],
     ) -> None:
-        self._jobs, self._data_dir, self._free = jobs, data_dir, free
+        """``card``: a base model's, by its name. ``free``: room on the disk that no job was promised."""
+        self._jobs, self._card, self.free_bytes = jobs, card, free
 
     def estimate(self, plan: TrainingPlan) -> Estimate:
         """Time, memory and disk of a training."""
@@ -63,16 +65,9 @@ class Estimator:
         return Estimate(
             seconds=self._seconds(spec, past),
             memory_gb=_memory(spec, past) or _expected(plan),
-            disk_bytes=self._disk(spec, past),
+            disk_bytes=self._disk(spec, past) or self._counted(spec),
             free_bytes=self.free_bytes(),
         )
-
-    def free_bytes(self) -> int:
-        """Room on the disk of the data folder."""
-        folder = self._data_dir
-        while not folder.exists():
-            folder = folder.parent
-        return self._free(folder)
 
     def _past(self) -> Iterable[tuple[Job, TrainingSpec]]:
         for job in self._jobs.jobs(kinds=[JobKind.TRAIN_LORA], limit=LOOK_BACK):
@@ -111,7 +106,8 @@ class Estimator:
         """With loading, samples and checkpoints where the job went through to its end; else the bare step."""
         if job.status is JobStatus.SUCCEEDED:
             worked = self._jobs.worked_s(job.id)
-            steps = spec.steps - int(job.payload.get("from_step", 0))
+            trained = int((job.result or {}).get("steps", spec.steps))  # fewer where it ended early
+            steps = trained - int(job.payload.get("from_step", 0))
             return worked / steps if worked > 0 and steps > 0 else None
         progress = job.progress
         bare = progress and progress.phase is not Phase.VERIFYING and progress.steps_per_s
@@ -125,13 +121,23 @@ class Estimator:
             folders = self._jobs.checkpoints(job.id)
             if not folders:
                 continue
-            size = sum(file.stat().st_size for file in folders[max(folders)].iterdir())
+            try:
+                size = sum(file.stat().st_size for file in folders[max(folders)].iterdir())
+            except FileNotFoundError:  # a worker has removed it just now
+                continue
             return Measured(
                 value=size * spec.rank / other.rank * kept_checkpoints(spec),
                 origin=f"a checkpoint of {size / 1024**2:.1f} MiB at rank {other.rank}",
                 exact=spec.rank == other.rank,
             )
         return None
+
+    def _counted(self, spec: TrainingSpec) -> Measured | None:
+        parts = self._card(spec.base_model).parts
+        if parts is None:
+            return None
+        value = disk.checkpoint_bytes(parts, spec) * kept_checkpoints(spec)
+        return Measured(value=value, origin="the sizes of the layers", exact=False)
 
 
 def _memory(spec: TrainingSpec, past: list[tuple[Job, TrainingSpec]]) -> Measured | None:
@@ -157,12 +163,6 @@ def pixels_per_step(spec: TrainingSpec) -> float:
     """Pixels that go through the model for one optimizer step, on average over the resolutions."""
     area = sum(side * side for side in spec.resolutions) / len(spec.resolutions)
     return area * spec.batch_size * spec.gradient_accumulation_steps
-
-
-def kept_checkpoints(spec: TrainingSpec) -> int:
-    """The most that are on disk at once: the scheduled ones that stay, the last and the best."""
-    written = -(-spec.steps // spec.save_every)
-    return min(written, spec.keep_checkpoints + 1) if spec.keep_checkpoints else written
 
 
 def _same(one: TrainingSpec, other: TrainingSpec, names: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from isengard.domain.generation import (
     GenerationTemplate,
     ImageSpec,
     LocalLora,
+    LoraRef,
     SavedImage,
     resolve_prompt,
     with_trigger,
@@ -22,9 +23,10 @@ from isengard.domain.job import Job, JobKind, Lane
 from isengard.domain.lora import Lora
 from isengard.domain.model import Family, ModelCard
 from isengard.domain.performance import StepCache
-from isengard.errors import InvalidSpec
+from isengard.errors import InvalidSpec, NotFound
 from isengard.queue.base import JobQueue
 from isengard.services.planning import Planning
+from isengard.services.room import Room
 from isengard.store.artifacts import Images, Loras, read_settings
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
@@ -50,9 +52,13 @@ class ImageService:
         images: Images,
         families: Collection[Family],
         planning: Planning,
+        room: Room,
+        elsewhere: Callable[[str], bool] = lambda _model: False,
+        has_photos: Callable[[str], bool] = lambda _character: True,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``elsewhere``: whether a worker on another machine has a base model. ``has_photos``: whether a character has."""
         self._queue = queue
         self._catalog = catalog
         self._weights = weights
@@ -60,6 +66,9 @@ class ImageService:
         self._images = images
         self._families = families
         self._planning = planning
+        self._room = room
+        self._elsewhere = elsewhere
+        self._has_photos = has_photos
         self._draw_seed = draw_seed
         self._clock = clock
         self._offered: tuple[float, _Offer] | None = None
@@ -95,8 +104,10 @@ class ImageService:
         Raises:
             NotFound: the model, a LoRA or a checkpoint.
             InvalidSpec: a model that makes no images here or does not fit into this machine, a size it was not made
-                for, a step cache that does not work with it, a LoRA of another family, a placeholder nobody fills.
-            MissingWeights: the base model is not on this machine.
+                for, a step cache that does not work with it, a LoRA of another family, a placeholder nobody fills, the
+                best to keep of a character without photos.
+            MissingWeights: the base model is not on this machine, nor at a worker.
+            DiskFull: the images would fill the disk, or go beyond the quota.
         """
         card = self._catalog.model(spec.base_model)
         if card.family not in self._families:
@@ -106,15 +117,19 @@ class ImageService:
             )
         _check_size(spec, card)
         _check_cache(spec, card)
-        self._weights.locate(card)
-        for ref in spec.loras:
-            self._check_family(self._loras.get(ref.lora), card)
+        self.check_here(card)
+        loras = [self._loras.get(ref.lora) for ref in spec.loras]
+        for lora in loras:
+            self._check_family(lora, card)
+        self._check_best(spec, loras)
         prompt = resolve_prompt(spec.prompt, self.local_loras(spec))
         fit = self._planning.images(card, spec)
         if not fit.fits:
             raise InvalidSpec(" ".join(fit.reasons))
+        self._room.check_images(spec)
         payload = {"spec": spec.model_dump(mode="json"), "prompt": prompt}
-        return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE)
+        needs = self._planning.image_needs(card, spec)
+        return self._queue.enqueue(JobKind.GENERATE_IMAGES, payload, lane=Lane.INTERACTIVE, needs=needs)
 
     def fit(self, spec: ImageSpec) -> ImagePlan:
         """How the request would be made on this machine. Raises: NotFound."""
@@ -134,7 +149,7 @@ class ImageService:
         return resolve_prompt(with_trigger(spec.prompt, loras), loras)
 
     def models(self) -> tuple[tuple[ModelCard, bool], ...]:
-        """The models that make images here, each with whether it is on this machine; looked up every few seconds."""
+        """The models that make images here, each with whether a job can have it; looked up every few seconds."""
         return self._offer()[0]
 
     def templates(self) -> tuple[GenerationTemplate, ...]:
@@ -147,7 +162,7 @@ class ImageService:
         if self._offered is None or now - self._offered[0] > OFFER_AGE_S:
             cards = [card for card in self._catalog.models() if card.family in self._families]
             names = {None, *(card.name for card in cards)}
-            models = tuple((card, self._weights.status(card).ready) for card in cards)
+            models = tuple((card, self._is_ready(card)) for card in cards)
             found = self._catalog.templates()
             templates = tuple(one for one in found if one.settings.get("base_model") in names)
             self._offered = (now, (models, templates))
@@ -192,6 +207,15 @@ class ImageService:
         """Move an image into the trash. Raises: NotFound."""
         self._images.remove(image_id)
 
+    def restore(self, image_ids: Sequence[str]) -> None:
+        """Bring images back from the trash, as far as they are there. Raises: NotFound when none is."""
+        there = [self._images.restore(image_id) for image_id in image_ids]
+        if not any(there):
+            raise NotFound(
+                f"these images are not in the trash any more ({', '.join(image_ids) or 'none'}): they were deleted for"
+                " good; the same settings and seeds make them again"
+            )
+
     def loras(self, *, character: str | None = None) -> tuple[Lora, ...]:
         """All LoRAs, or those of one character; newest first."""
         return self._loras.list(character=character)
@@ -218,13 +242,24 @@ class ImageService:
             known = ", ".join(card.name for card in self._catalog.models())
             raise InvalidSpec(f"base_model is missing: choose a model ({known}) or a LoRA")
         first = loras[0]
-        lora_id = first["lora"] if isinstance(first, Mapping) else first.lora
-        card = self._catalog.model(self._loras.get(lora_id).base_model)
+        ref = first if isinstance(first, LoraRef) else validated(LoraRef, first)
+        return self.made_with(self._catalog.model(self._loras.get(ref.lora).base_model)).name
+
+    def made_with(self, card: ModelCard) -> ModelCard:
+        """The model that LoRAs of this one are used with: its partner; itself while that is not here. Raises: NotFound."""
         if card.generates_with is None:
-            return card.name
+            return card
         partner = self._catalog.model(card.generates_with)
-        alone = self._weights.status(card).ready and not self._weights.status(partner).ready
-        return card.name if alone else partner.name
+        alone = self._is_ready(card) and not self._is_ready(partner)
+        return card if alone else partner
+
+    def check_here(self, card: ModelCard) -> None:
+        """See that a job can have the model. Raises: MissingWeights."""
+        if not self._elsewhere(card.name):
+            self._weights.locate(card)
+
+    def _is_ready(self, card: ModelCard) -> bool:
+        return self._elsewhere(card.name) or self._weights.status(card).ready
 
     def _check_family(self, lora: Lora, card: ModelCard) -> None:
         trained_on = self._catalog.model(lora.base_model)
@@ -232,6 +267,14 @@ class ImageService:
             raise InvalidSpec(
                 f"LoRA {lora.id!r} was trained on {trained_on.name} ({trained_on.family}) and does not fit {card.name}"
                 f" ({card.family}); choose a model of the family {trained_on.family}"
+            )
+
+    def _check_best(self, spec: ImageSpec, loras: Sequence[Lora]) -> None:
+        if spec.keep_best and not any(self._has_photos(lora.character) for lora in loras):
+            names = ", ".join(repr(lora.character) for lora in loras)
+            raise InvalidSpec(
+                f"keep_best: images are measured against a character's photos, and there are none of {names};"
+                " leave keep_best out, or add the character's photos again"
             )
 
 

@@ -2,15 +2,23 @@
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from isengard.domain.job import Job, JobEvent, JobKind, JobStatus
+from isengard.domain.tally import Tally
 from isengard.queue.base import JobQueue
 
 #: Events after which no worker has the job any more.
 LEAVES = frozenset({"succeeded", "failed", "cancelled", "paused", "queued", "yielded", "released", "lost"})
+
+
+def owners(history: Iterable[JobEvent]) -> tuple[str, ...]:
+    """The workers that have had a job, each once."""
+    claims = (event.detail for event in history if event.kind == "claimed")
+    return tuple(dict.fromkeys(detail.removeprefix("by ").rpartition(", attempt")[0] for detail in claims))
 
 
 class JobService:
@@ -30,8 +38,20 @@ class JobService:
         """Running first, then waiting in their order, then paused, then ended, newest first."""
         return self._queue.jobs(statuses=statuses, kinds=kinds, limit=limit)
 
+    def tally(self) -> Tally:
+        """How many jobs stand where, and how many ever ended how."""
+        return self._queue.tally()
+
+    def check_writable(self) -> None:
+        """See that a change of the job list would be kept. Raises: QueueUnavailable, DiskFull."""
+        self._queue.check_writable()
+
     def get(self, job_id: str) -> Job:
         return self._queue.get(job_id)
+
+    def listening(self, job_id: str) -> AbstractContextManager[Callable[[float], bool]]:
+        """A function that waits until the job may have changed, or so many seconds."""
+        return self._queue.listening(job_id)
 
     def history(self, job_id: str) -> Sequence[JobEvent]:
         """What happened to the job, oldest first."""
@@ -77,13 +97,17 @@ class JobService:
 
     def worked_s(self, job_id: str) -> float:
         """How long workers have worked on the job, without the times it waited; of an attempt that goes on, nothing."""
+        return self.work(job_id)[0]
+
+    def work(self, job_id: str) -> tuple[float, float | None]:
+        """`worked_s`, and since when the attempt goes on; None when none does."""
         total, since = 0.0, None
         for event in self._queue.events(job_id):
             if event.kind == "claimed":
                 since = event.at
             elif since is not None and event.kind in LEAVES:
                 total, since = total + event.at - since, None
-        return total
+        return total, since
 
     def cancel(self, job_id: str) -> Job:
         """End a job; a running one at its next step."""

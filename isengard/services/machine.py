@@ -15,7 +15,7 @@ ASK_EVERY_S = 5.0
 TIMEOUT_S = 3.0
 GIB = 1024**3
 MIB = 1024**2
-FACTS = "name,memory.used,memory.total,compute_cap,count"
+FACTS = "name,memory.used,memory.total,compute_cap,count,utilization.gpu"
 
 
 class MachineState(Frozen):
@@ -32,6 +32,7 @@ class _Gpu(Frozen):
     total_bytes: int
     compute_capability: tuple[int, int]
     count: int
+    load: float | None
 
 
 class Machine:
@@ -56,6 +57,22 @@ class Machine:
         """For the header of the page."""
         self._look()
         return self._state
+
+    def free_bytes(self) -> int:
+        """Of the device's memory, what nobody uses just now."""
+        self._look()
+        return int((self._state.total_gb - self._state.used_gb) * GIB)
+
+    def load(self) -> float | None:
+        """The share of the last moments in which the GPU was at work; None without one, or when it does not tell."""
+        self._look()
+        return self._gpu.load if self._gpu else None
+
+    def lacks_gpu(self) -> bool:
+        """Whether a GPU was asked for, or there is a driver for one, and none is to be seen."""
+        self._look()
+        driven = self._device == "auto" and shutil.which("nvidia-smi") is not None
+        return self._gpu is None and (driven or self._device.startswith("cuda"))
 
     def facts(self) -> memory.Machine:
         """For plans. What is free is counted from the least that was ever seen in use: jobs of ours give theirs back."""
@@ -103,7 +120,7 @@ class Machine:
             said = subprocess.run(  # noqa: S603  # a fixed question to the driver's own tool
                 [command, *query], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
             ).stdout
-            name, used, total, capability, count = said.strip().rsplit(",", 4)
+            name, used, total, capability, count, load = said.strip().rsplit(",", 5)
             major, _, minor = capability.strip().partition(".")
             return _Gpu(
                 name=name.removeprefix("NVIDIA ").strip(),
@@ -111,6 +128,7 @@ class Machine:
                 total_bytes=int(float(total) * MIB),
                 compute_capability=(int(major), int(minor)),
                 count=int(count),
+                load=float(load) / 100 if load.strip().isdecimal() else None,  # some cards say [N/A]
             )
         except (subprocess.SubprocessError, OSError, ValueError):
             return None

@@ -1,10 +1,11 @@
-"""What the page and the command line may do with base models: see, get, check and remove them."""
+"""What the page and the command line may do with models: see, get, check and remove them."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from isengard.domain.base import Frozen
+from isengard.domain.captioner import CaptionerCard
 from isengard.domain.job import Job, JobStatus
 from isengard.domain.model import Family, ModelCard
 from isengard.errors import CheckpointRefused, Conflict, DiskFull, HubRefused, MissingWeights, NotFound
@@ -15,7 +16,15 @@ from isengard.store.download import Downloader, Meter, Report, Source, come, loc
 from isengard.store.hub import Hub
 from isengard.store.single_file import BRINGS, check_single_file
 from isengard.store.token import TokenFile, fitting
-from isengard.store.weights import TRAINING_ADAPTER, Place, Presence, Weights, json_object, missing_files
+from isengard.store.weights import (
+    TRAINING_ADAPTER,
+    Place,
+    Presence,
+    Weights,
+    json_object,
+    missing_files,
+    missing_in_network,
+)
 
 UNENDED = (JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.PAUSED)
 #: What a pipeline of a family calls itself.
@@ -23,9 +32,9 @@ PIPELINES = {Family.FLUX: "Flux", Family.FLUX2: "Flux2", Family.SDXL: "StableDif
 
 
 class ModelState(Frozen):
-    """A base model as it is on this machine."""
+    """A base model or a captioner as it is on this machine."""
 
-    card: ModelCard
+    card: ModelCard | CaptionerCard
     state: str
     place: Place = Place.NOWHERE
     path: Path | None = None
@@ -75,11 +84,11 @@ class ModelService:
         self.token, self._convert, self._free = token, convert, free
 
     def list(self) -> tuple[ModelState, ...]:
-        """All models, in the order of the cards."""
-        return tuple(self._state(card) for card in self._catalog.models())
+        """All base models, then all captioners, in the order of the cards."""
+        return tuple(self._state(card) for card in self._catalog.cards())
 
     def get(self, name: str) -> ModelState:
-        return self._state(self._catalog.model(name))
+        return self._state(self._catalog.card(name))
 
     @property
     def offline(self) -> bool:
@@ -99,7 +108,7 @@ class ModelService:
 
         Raises: as `Downloader.download`; Conflict for a model that has no repository.
         """
-        card = self._catalog.model(name)
+        card = self._catalog.card(name)
         if card.repository is None:
             raise Conflict(f"{card.title} comes with Isengard; there is nothing to download")
         sources = self._sources(card, for_checkpoint=for_checkpoint)
@@ -116,7 +125,7 @@ class ModelService:
             MissingWeights: it is not here.
             Conflict: it is being downloaded.
         """
-        card = self._catalog.model(name)
+        card = self._catalog.card(name)
         presence = self.weights.status(card)
         if presence.path is None:
             raise MissingWeights(self.weights.advice(card, presence))
@@ -137,7 +146,7 @@ class ModelService:
         Raises:
             Conflict: a job uses it, it is being downloaded, or it is not ours to delete.
         """
-        card = self._catalog.model(name)
+        card = self._catalog.card(name)
         if job := self._user_of(card):
             raise Conflict(
                 f"{card.title} is used by job {job.id} ({job.status}); wait for its end, or cancel it first"
@@ -164,20 +173,24 @@ class ModelService:
             CheckpointRefused: names what it lacks, or is.
             MissingWeights, DiskFull: what a checkpoint needs beside it.
         """
-        card = self._catalog.model(name)
+        card = self._catalog.card(name)
         path = path.expanduser().resolve()
         if card.repository is None:
             raise Conflict(f"{card.title} comes with Isengard and is not replaced")
         if path.is_dir():
             _check_folder(path, card)
             self.weights.own_paths.set(name, path)
+        elif isinstance(card, CaptionerCard):
+            raise CheckpointRefused(
+                f"{path} is no folder; {card.title} is used from one in transformers' layout"
+            )
         else:
             self._take_checkpoint(card, path)
         return self._state(card)
 
     def forget(self, name: str) -> None:
         """Use the user's own folder no longer; the folder itself stays."""
-        if self.weights.own_paths.get(self._catalog.model(name).name) is None:
+        if self.weights.own_paths.get(self._catalog.card(name).name) is None:
             raise NotFound(f"no own folder is used for {name}")
         self.weights.own_paths.set(name, None)
 
@@ -189,21 +202,20 @@ class ModelService:
         """
         token = fitting(token)
         user = self._hub.user(token)
-        refusals = {card.title: self._refusal(card, token) for card in self._catalog.models() if card.gated}
+        refusals = {card.title: self._refusal(card, token) for card in self._catalog.cards() if card.gated}
         self.token.keep(token)
         return TokenAnswer(user=user, refusals=refusals)
 
-    def _refusal(self, card: ModelCard, token: str) -> str:
+    def _refusal(self, card: ModelCard | CaptionerCard, token: str) -> str:
         try:
             self._hub.check_access(str(card.repository), token)
         except HubRefused as error:
             return str(error)
         return ""
 
-    def _state(self, card: ModelCard) -> ModelState:
+    def _state(self, card: ModelCard | CaptionerCard) -> ModelState:
         presence = self.weights.status(card)
         begun, promised = come(self.weights.folder(card))
-        lacks_adapter = card.training_adapter is not None and self.weights.training_adapter(card) is None
         return ModelState(
             card=card,
             state=presence.state,
@@ -213,18 +225,26 @@ class ModelService:
             size_bytes=_size(presence.path) if presence.path else 0,
             begun_bytes=begun,
             promised_bytes=promised,
-            lacks_adapter=lacks_adapter,
+            lacks_adapter=self._lacks_adapter(card),
             partner=self._partner(card),
             advice="" if presence.ready else self.weights.advice(card, presence),
         )
 
-    def _partner(self, card: ModelCard) -> str:
-        if card.generates_with is None or card.generates_with == card.name:
+    def _lacks_adapter(self, card: ModelCard | CaptionerCard) -> bool:
+        if isinstance(card, CaptionerCard) or card.training_adapter is None:
+            return False
+        return self.weights.training_adapter(card) is None
+
+    def _partner(self, card: ModelCard | CaptionerCard) -> str:
+        if isinstance(card, CaptionerCard) or card.generates_with is None or card.generates_with == card.name:
             return ""
         partner = self._catalog.model(card.generates_with)
         return "" if self.weights.status(partner).ready else partner.name
 
-    def _sources(self, card: ModelCard, *, for_checkpoint: bool) -> Sequence[Source]:
+    def _sources(self, card: ModelCard | CaptionerCard, *, for_checkpoint: bool) -> Sequence[Source]:
+        if isinstance(card, CaptionerCard):
+            source = Source(card.repository, self.weights.folder(card), is_network=True)
+            return () if self.weights.status(card).ready else (source,)
         spared = BRINGS[card.family] if for_checkpoint else ()
         found = []
         if not self.weights.status(card).ready:
@@ -235,11 +255,14 @@ class ModelService:
             )
         return found
 
-    def _user_of(self, card: ModelCard) -> Job | None:
+    def _user_of(self, card: ModelCard | CaptionerCard) -> Job | None:
         jobs = self._queue.jobs(statuses=UNENDED, limit=1000)
-        return next((job for job in jobs if job.payload.get("spec", {}).get("base_model") == card.name), None)
+        used = (
+            (job, job.payload.get("spec", {}).get("base_model"), job.payload.get("captioner")) for job in jobs
+        )
+        return next((job for job, *names in used if card.name in names), None)
 
-    def _why_not_removed(self, card: ModelCard, presence: Presence) -> str:
+    def _why_not_removed(self, card: ModelCard | CaptionerCard, presence: Presence) -> str:
         if presence.path is None:
             return f"{card.title} is not on this machine"
         way = {
@@ -273,12 +296,26 @@ class ModelService:
             self._convert(file, card.family, parts)
 
 
-def _check_folder(folder: Path, card: ModelCard) -> None:
-    missing = missing_files(folder)
+def _check_folder(folder: Path, card: ModelCard | CaptionerCard) -> None:
+    pipeline = isinstance(card, ModelCard)
+    missing = missing_files(folder) if pipeline else missing_in_network(folder)
     if missing:
+        layout = "diffusers'" if pipeline else "transformers'"
         raise CheckpointRefused(
-            f"{folder} is not a whole model in diffusers' layout: {', '.join(missing[:4])} is missing"
+            f"{folder} is not a whole model in {layout} layout: {', '.join(missing[:4])} is missing"
         )
+    if program := next(folder.rglob("*.py"), None):
+        raise CheckpointRefused(
+            f"{program} is a program; a model needs none, and a loader might run it. Remove it, or use another copy"
+        )
+    if isinstance(card, CaptionerCard):
+        config = json_object(folder / "config.json") or {}
+        if "vision_config" not in config:
+            kind = config.get("model_type", "model without a type")
+            raise CheckpointRefused(
+                f"{folder} holds a {kind}, which sees no images, and {card.title} describes them"
+            )
+        return
     kind = str((json_object(folder / "model_index.json") or {}).get("_class_name", ""))
     wanted = PIPELINES[card.family]
     if kind.removeprefix(wanted)[:1].isdigit() or not kind.startswith(wanted):

@@ -15,11 +15,12 @@ from isengard.domain.model import Family, ModelCard
 from isengard.domain.planner import PLANNED, TrainingPlan, changes
 from isengard.domain.presets import resolve_spec
 from isengard.domain.training import AI_TOOLKIT, NATIVE, RESUMABLE_FIELDS, TrainingImage, TrainingSpec
-from isengard.errors import Conflict, InvalidSpec, NotFound, OutOfMemory
+from isengard.errors import Conflict, InvalidSpec, MissingWeights, NotFound, OutOfMemory
 from isengard.files import replacing, write_text
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService
 from isengard.services.planning import Planning
+from isengard.services.room import Room
 from isengard.store.configs import Catalog
 from isengard.store.weights import Weights
 
@@ -44,7 +45,7 @@ class Remedy:
 class TrainingService:
     """Makes training jobs, and lets stopped ones go on."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a collaborator
         self,
         *,
         queue: JobQueue,
@@ -53,14 +54,19 @@ class TrainingService:
         characters: CharacterService,
         engines: Mapping[str, Engine],
         planning: Planning,
+        room: Room,
+        elsewhere: Callable[[str], bool] = lambda _model: False,
         runs_dir: Path,
     ) -> None:
+        """``elsewhere``: whether a worker on another machine has a base model."""
         self._queue = queue
         self._catalog = catalog
         self._weights = weights
         self._characters = characters
         self._engines = engines
         self._planning = planning
+        self._room = room
+        self._elsewhere = elsewhere
         self._runs_dir = runs_dir
 
     def plan(
@@ -153,18 +159,36 @@ class TrainingService:
             NotFound, InvalidSpec: as `plan`.
                 Or the training cannot fit into this machine, says why.
             Conflict: the character is not ready, says why.
-            MissingWeights: the base model is not on this machine.
+            MissingWeights: the base model is not on this machine, nor at a worker.
+            DiskFull: it would fill the disk, or go beyond the quota.
         """
         plan = self.planned(
             character_id=character_id, base_model=base_model, preset=preset, overrides=overrides
         )
-        spec = plan.spec
-        self._weights.locate_to_train(self._catalog.model(base_model))
+        spec, card = plan.spec, self._catalog.model(base_model)
+        self._find(card)
         images = self._characters.training_images(character_id)
         if not plan.fits and not plan.possible:
             raise InvalidSpec(" ".join(plan.reasons))
+        self._room.check_training(card, spec, images=len(images))
         name = self._characters.get(character_id).name
-        return self._queue.enqueue(JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING)
+        needs = self._planning.training_needs(card, spec)
+        return self._queue.enqueue(
+            JobKind.TRAIN_LORA, payload(spec, images, name), lane=Lane.TRAINING, needs=needs
+        )
+
+    def lacking(self, card: ModelCard) -> str:
+        """Why no training can have the base model, with the way out; empty when one can."""
+        try:
+            self._find(card)
+        except MissingWeights as error:
+            return str(error)
+        return ""
+
+    def _find(self, card: ModelCard) -> None:
+        """Raises: MissingWeights."""
+        if not self._elsewhere(card.name):
+            self._weights.locate_to_train(card)
 
     def export_ai_toolkit(
         self, *, character_id: str, base_model: str, preset: str, overrides: Mapping[str, Any]
@@ -198,6 +222,7 @@ class TrainingService:
         Raises:
             NotFound, Conflict: no such job; it has not ended, or has succeeded.
             InvalidSpec: a change that a started training cannot take, or a wrong value.
+            DiskFull: as `submit`.
         """
         job = self._queue.get(job_id)
         if job.kind is not JobKind.TRAIN_LORA:
@@ -209,8 +234,11 @@ class TrainingService:
             )
         spec, images, name = read_payload(job)
         changed = validated(TrainingSpec, {**spec.model_dump(mode="json"), **changes})
-        self._check_engine(changed, self._catalog.model(changed.base_model))
-        return self._queue.requeue(job_id, {**job.payload, **payload(changed, images, name)})
+        card = self._catalog.model(changed.base_model)
+        self._check_engine(changed, card)
+        self._room.check_training(card, changed, images=len(images), job=job_id)
+        needs = self._planning.training_needs(card, changed)
+        return self._queue.requeue(job_id, {**job.payload, **payload(changed, images, name)}, needs=needs)
 
     def remedy(self, job_id: str) -> Remedy | None:
         """How a training that ran out of memory would fit: the changes for `resume`. None when nothing is known to.
@@ -265,33 +293,45 @@ class TrainingService:
         Raises:
             NotFound, Conflict: no such job; it has not succeeded, or its checkpoints are gone.
             InvalidSpec: no more steps than it has already.
+            DiskFull: as `submit`.
         """
         job = self._queue.get(job_id)
         spec, images, name = read_payload(job)
         if job.status is not JobStatus.SUCCEEDED:
             raise Conflict(f"job {job_id} is {job.status}, not succeeded; resume it instead")
-        if steps <= spec.steps:
-            raise InvalidSpec(f"steps: must be above the {spec.steps} it was trained for, got {steps}")
-        longer = validated(TrainingSpec, {**spec.model_dump(mode="json"), "steps": steps})
-        self._check_engine(longer, self._catalog.model(longer.base_model))
+        done = int((job.result or {}).get("steps", spec.steps))  # fewer where it ended early
+        if steps <= done:
+            raise InvalidSpec(f"steps: must be above the {done} it was trained for, got {steps}")
+        longer = validated(
+            TrainingSpec, {**spec.model_dump(mode="json"), "steps": steps, "stop_early": False}
+        )
+        card = self._catalog.model(longer.base_model)
+        self._check_engine(longer, card)
+        self._room.check_training(card, longer, images=len(images))
         source, new_id = self._runs_dir / job_id, secrets.token_hex(6)
-        last = source / "checkpoints" / f"step-{spec.steps:08d}"
+        last = source / "checkpoints" / f"step-{done:08d}"
         if not last.is_dir():
-            raise Conflict(
-                f"training {job_id!r} has no checkpoint at step {spec.steps} any more; train again"
-            )
+            raise Conflict(f"training {job_id!r} has no checkpoint at step {done} any more; train again")
         with replacing(self._runs_dir / new_id) as folder:
             shutil.copytree(last, folder / "checkpoints" / last.name)
             shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
             if (source / "samples").is_dir():
                 shutil.copytree(source / "samples", folder / "samples")
-        request = {**payload(longer, images, name), "from_step": spec.steps}
-        return self._queue.enqueue(JobKind.TRAIN_LORA, request, lane=Lane.TRAINING, job_id=new_id)
+        request = {**payload(longer, images, name), "from_step": done}
+        needs = self._planning.training_needs(card, longer)
+        return self._queue.enqueue(
+            JobKind.TRAIN_LORA, request, lane=Lane.TRAINING, needs=needs, job_id=new_id
+        )
 
     @property
     def engine_names(self) -> tuple[str, ...]:
         """The engines a training can name."""
         return tuple(self._engines)
+
+    def pinned(self, job_id: str) -> frozenset[int]:
+        """The steps of the checkpoints that are kept whatever the retention says."""
+        marks = (self._runs_dir / job_id / "checkpoints").glob("step-" + "[0-9]" * 8 + "/pinned")
+        return frozenset(int(mark.parent.name[5:]) for mark in marks)
 
     def pin(self, job_id: str, step: int, *, pinned: bool) -> None:
         """Keep a checkpoint whatever the retention says, or no longer. Raises: NotFound."""

@@ -29,9 +29,10 @@ from isengard.domain.generation import (
     SavedImage,
     UsedLora,
 )
+from isengard.domain.likeness import Likeness
 from isengard.domain.lora import Lora
 from isengard.errors import ImageRefused, InvalidSpec, NotFound
-from isengard.files import PARTIAL, replacing, sweep, write_text
+from isengard.files import PARTIAL, Stamp, alone, replacing, stamp, sweep, write_text
 from isengard.store.parameters import ORIGIN, read_parameters, write_parameters
 from isengard.store.png_text import read_texts
 
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 RECORD = "lora.json"
 #: Keyword of our own JSON in a PNG.
 OURS = "isengard"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+#: The beginning of a name in the trash, as a pattern for files.
+_WHEN = "????????T??????Z"
 
 
 class Loras:
@@ -53,7 +56,7 @@ class Loras:
         self._runs_dir = runs_dir
         self._trash_dir = trash_dir
         self._clock = clock
-        self._lock = FileLock(loras_dir / ".lock", timeout=60)
+        self._lock = FileLock(loras_dir / ".lock")
 
     def add(  # noqa: PLR0913 - plain facts, each by name
         self,
@@ -71,7 +74,7 @@ class Loras:
         """Keep a copy of ``source``. A LoRA of the same id is replaced: a job may be delivered twice.
 
         Raises:
-            DiskFull.
+            DiskFull, Conflict.
         """
         lora = Lora(
             id=lora_id,
@@ -86,7 +89,7 @@ class Loras:
             details=details,
         )
         self._loras_dir.mkdir(parents=True, exist_ok=True)
-        with self._lock, replacing(self._loras_dir / lora_id) as folder:
+        with alone(self._lock, "LoRAs"), replacing(self._loras_dir / lora_id) as folder:
             sweep(self._loras_dir)
             folder.mkdir()
             shutil.copyfile(source, folder / lora.filename)
@@ -94,9 +97,15 @@ class Loras:
         return lora
 
     def get(self, lora_id: str) -> Lora:
-        """Raises: NotFound, with the ids there are."""
-        lora = _read_lora(self._loras_dir / lora_id) if _ID.fullmatch(lora_id) else None
+        """Raises: NotFound, with the ids there are, or what is damaged of it."""
+        folder = self._loras_dir / lora_id
+        lora = _read_lora(folder) if _ID.fullmatch(lora_id) else None
         if lora is None:
+            if _ID.fullmatch(lora_id) and folder.is_dir():
+                raise NotFound(
+                    f"LoRA {lora_id!r} is damaged: {folder / RECORD}, or the file it names, cannot be read. What is left is"
+                    " in that folder; take the rest from a backup"
+                )
             known = ", ".join(one.id for one in self.list()) or "none yet"
             raise NotFound(f"there is no LoRA {lora_id!r} (known: {known})")
         return lora
@@ -114,7 +123,7 @@ class Loras:
 
     def remove(self, lora_id: str) -> None:
         """Move a LoRA into the trash. Raises: NotFound."""
-        with self._lock:
+        with alone(self._lock, "LoRAs"):
             lora = self.get(lora_id)
             _trash(self._loras_dir / lora.id, self._trash_dir, self._clock())
 
@@ -154,9 +163,9 @@ class Images:
         self._images_dir = images_dir
         self._trash_dir = trash_dir
         self._clock = clock
-        self._known: dict[str, tuple[int, SavedImage | None]] = {}  # by file name, with the file's time
+        self._known: dict[str, tuple[Stamp, SavedImage | None]] = {}  # by file name
 
-    def add(
+    def add(  # noqa: PLR0913 - plain facts, each by name
         self,
         image: Image,
         *,
@@ -167,6 +176,7 @@ class Images:
         loras: Sequence[LocalLora],
         seed: int,
         seconds: float,
+        likeness: Sequence[Likeness] = (),
     ) -> SavedImage:
         """Keep an image. The same job and index give one file, however often. Raises: DiskFull."""
         record = ImageRecord(
@@ -181,6 +191,7 @@ class Images:
             ),
             seconds=round(seconds, 3),
             created_at=self._clock(),
+            likeness=tuple(likeness),
         )
         inside = PngInfo()
         inside.add_text(ORIGIN, write_parameters(record, version=__version__))
@@ -204,33 +215,64 @@ class Images:
 
         A file is read once and again only when it has changed, so that thousands are quick.
         """
-        times = _times_of_pngs(self._images_dir)
-        for name in self._known.keys() - times.keys():
+        stamps = _stamps_of_pngs(self._images_dir)
+        for name in self._known.keys() - stamps.keys():
             self._known.pop(name, None)
         found: list[SavedImage] = []
-        for name, changed in sorted(times.items(), key=lambda file: (file[1], file[0]), reverse=True):
+        for name, changed in sorted(stamps.items(), key=lambda file: (file[1][0], file[0]), reverse=True):
             if len(found) == limit:
                 break
             if saved := self._read(name, changed):
                 found.append(saved)
         return tuple(found)
 
-    def _read(self, name: str, changed: int) -> SavedImage | None:
+    def _read(self, name: str, changed: Stamp) -> SavedImage | None:
         known = self._known.get(name)
         if known is None or known[0] != changed:
             known = self._known[name] = (changed, _read_image(self._images_dir / name))
         return known[1]
 
+    def kept(self, job_id: str, *, count: int) -> tuple[SavedImage, ...]:
+        """The first ``count`` images of a job, as far as they are there.
+
+        Asks for each by its name: of a network folder a machine may remember a list from before another one's images.
+        """
+        paths = (self._images_dir / f"{job_id}-{index}.png" for index in range(count))
+        return tuple(saved for path in paths if (saved := _read_image(path)))
+
     def of_job(self, job_id: str) -> tuple[SavedImage, ...]:
         """What a job has made so far, in its order."""
-        times = _times_of_pngs(self._images_dir)
-        found = (self._read(name, times[name]) for name in times if name.startswith(f"{job_id}-"))
+        stamps = _stamps_of_pngs(self._images_dir)
+        found = (self._read(name, stamps[name]) for name in stamps if name.startswith(f"{job_id}-"))
         mine = [saved for saved in found if saved and saved.record.job_id == job_id]
         return tuple(sorted(mine, key=lambda saved: saved.record.index))
+
+    def sweep(self, job_id: str) -> None:
+        """Remove what a killed worker left unfinished of a job's images."""
+        sweep(self._images_dir, f"{job_id}-*")
 
     def remove(self, image_id: str) -> None:
         """Move an image into the trash. Raises: NotFound."""
         _trash(self.get(image_id).path, self._trash_dir, self._clock())
+
+    def trashed(self, job_id: str) -> tuple[SavedImage, ...]:
+        """What of a job's images lies in the trash, in its order; the path is that of the gallery."""
+        found = (_read_image(path) for path in self._trash_dir.glob(f"{_WHEN}-{job_id}-*.png"))
+        mine = {one.record.index: one.record for one in found if one and one.record.job_id == job_id}
+        return tuple(
+            SavedImage(id=f"{job_id}-{index}", path=self._images_dir / f"{job_id}-{index}.png", record=record)
+            for index, record in sorted(mine.items())
+        )
+
+    def restore(self, image_id: str) -> bool:
+        """Bring an image back from the trash; whether it is in the gallery now."""
+        if not _ID.fullmatch(image_id):
+            return False
+        target = self._images_dir / f"{image_id}.png"
+        entries = sorted(self._trash_dir.glob(f"{_WHEN}-{image_id}.png"))
+        if entries and not target.exists():
+            entries[-1].rename(target)
+        return target.exists()
 
 
 def read_settings(path: Path) -> FoundSettings:
@@ -277,14 +319,14 @@ def _read_image(path: Path) -> SavedImage | None:
     return SavedImage(id=path.stem, path=path, record=record)
 
 
-def _times_of_pngs(folder: Path) -> dict[str, int]:
-    """When each was changed, in nanoseconds, by its name."""
-    found: dict[str, int] = {}
+def _stamps_of_pngs(folder: Path) -> dict[str, Stamp]:
+    """When each was changed, by its name."""
+    found: dict[str, Stamp] = {}
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".png"):
                 with suppress(FileNotFoundError):  # deleted in the meantime
-                    found[entry.name] = entry.stat().st_mtime_ns
+                    found[entry.name] = stamp(entry.stat())
     return found
 
 

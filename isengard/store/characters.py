@@ -1,21 +1,22 @@
 """Characters on disk: a folder each, in the layout every trainer reads.
 
 ``<characters_dir>/<id>/character.json`` is the record; ``images/<image id>.png`` and ``.txt`` beside it hold a picture
-and its caption. What people do to these folders by hand is reported, never hidden, and hurts no other character.
+and its caption; ``former/`` has pictures as they were before they were fixed. What people do to these folders by hand is
+reported, never hidden, and hurts no other character.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
 
 from isengard.domain.base import validated
-from isengard.domain.captions import clean_caption
 from isengard.domain.character import (
     Character,
     DamagedCharacter,
@@ -26,12 +27,18 @@ from isengard.domain.character import (
 )
 from isengard.domain.readiness import Finding
 from isengard.errors import Conflict, ImageRefused, InvalidSpec, NotFound
-from isengard.files import PARTIAL, replacing, sweep, write_text
-
-RECORD = "character.json"
-IMAGES = "images"
-#: Seconds to wait for another process that changes characters; each change takes milliseconds.
-LOCK_TIMEOUT_S = 60.0
+from isengard.files import PARTIAL, alone, replacing, sweep, write_text
+from isengard.store import caption_changes
+from isengard.store.character_files import (
+    FORMER,
+    IMAGES,
+    RECORD,
+    caption_path,
+    findings,
+    image_of,
+    read_caption,
+)
+from isengard.store.former_images import forgotten, remove_files
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -39,16 +46,22 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 class CharacterStore:
     """All characters of one data folder. Changes are made one at a time, across processes and machines."""
 
-    def __init__(self, *, characters_dir: Path, trash_dir: Path) -> None:
-        """``trash_dir`` must hold nothing but deleted characters."""
-        self._characters_dir = characters_dir
+    def __init__(
+        self,
+        *,
+        characters_dir: Path,
+        trash_dir: Path,
+        forget: Callable[[Collection[str]], None] = lambda _image_ids: None,
+    ) -> None:
+        """``trash_dir`` must hold nothing but deleted characters; ``forget``: is told of images deleted for good."""
+        self.characters_dir, self._forget = characters_dir, forget
         self._trash_dir = trash_dir
-        self._lock = FileLock(characters_dir / ".lock", timeout=LOCK_TIMEOUT_S)
+        self._lock = FileLock(characters_dir / ".lock")
 
     def scan(self) -> tuple[tuple[Character, ...], tuple[DamagedCharacter, ...]]:
         """All characters by name, and the folders that hold none that can be read."""
         characters, damaged = [], []
-        for folder in _folders(self._characters_dir):
+        for folder in _folders(self.characters_dir):
             try:
                 characters.append(_read(folder))
             except InvalidSpec as error:
@@ -57,25 +70,31 @@ class CharacterStore:
 
     def version(self) -> str:
         """What is another text after any change, also by another process; reads no record."""
-        folders = _folders(self._characters_dir)
+        folders = _folders(self.characters_dir)
         changed = [_changed_at(path) for folder in folders for path in (folder, folder / IMAGES)]
-        return f"{len(folders)}-{max(changed, default=0)}"
+        return hashlib.sha256(
+            repr(changed).encode()
+        ).hexdigest()  # the newest time would not do: clocks differ
 
     def get(self, character_id: str) -> Character:
         """Raises: NotFound, InvalidSpec when its record is damaged."""
         return _read(self._folder(character_id))
 
     def image_path(self, character_id: str, image_id: str) -> Path:
-        return self._characters_dir / character_id / IMAGES / f"{image_id}.png"
+        return self.characters_dir / character_id / IMAGES / f"{image_id}.png"
 
     def create(self, make: Callable[[Set[str], Set[str]], Character]) -> Character:
         """Add what ``make(taken ids, taken triggers)`` returns. Raises: Conflict when the trigger is taken."""
         with self._changing():
-            taken = {folder.name for folder in _folders(self._characters_dir)}
+            taken = {folder.name for folder in _folders(self.characters_dir)}
             taken |= {entry.character_id for entry in self.trashed()}
             character = make(taken, self._triggers())
             self._check_trigger(character)
-            with replacing(self._characters_dir / character.id) as temporary:
+            if (self.characters_dir / character.id).exists():  # of another machine, and not listed here yet
+                raise Conflict(
+                    f"{character.id!r} was made by another program just now; try again in a minute"
+                )
+            with replacing(self.characters_dir / character.id) as temporary:
                 _write(temporary, character)
         return character
 
@@ -102,27 +121,49 @@ class CharacterStore:
                 raise ImageRefused(f"the same picture is there already, as {twin.filename!r}")
             with replacing(folder / IMAGES / f"{image.id}.png") as temporary:
                 pixels.save(temporary, "PNG", compress_level=1)
-            write_text(_caption_path(folder, image.id), image.caption)
+            write_text(caption_path(folder, image.id), image.caption)
             images = (*before.images, image)
             _write(folder, before.model_copy(update={"images": images, "updated_at": image.added_at}))
         return before
 
     def remove_image(self, character_id: str, image_id: str, *, now: float) -> Character:
-        """Forget a picture and its caption for good. Raises: NotFound, InvalidSpec."""
+        """Forget a picture, what it was before, and its caption for good. Raises: NotFound, InvalidSpec."""
+
+        def remove(_: Path, character: Character) -> Character:
+            image_of(character, image_id)
+            images = tuple(image for image in character.images if image.id != image_id)
+            return forgotten(character, image_id).model_copy(update={"images": images})
+
+        return self.alter(character_id, remove, now=now)
+
+    def alter(
+        self, character_id: str, change: Callable[[Path, Character], Character], *, now: float
+    ) -> Character:
+        """Keep what ``change(folder, character)`` returns; it writes the files of new images itself.
+
+        Raises: NotFound, InvalidSpec.
+        """
         with self._changing(character_id) as folder:
             before = _read(folder)
-            _image(before, image_id)
-            images = tuple(image for image in before.images if image.id != image_id)
-            changed = before.model_copy(update={"images": images, "updated_at": now})
-            _write(folder, changed)
-            self.image_path(character_id, image_id).unlink(missing_ok=True)
-            _caption_path(folder, image_id).unlink(missing_ok=True)
-        return changed
+            after = change(folder, before)
+            _write(folder, after.model_copy(update={"updated_at": now}))
+            self._forget(remove_files(folder, before, after))
+            return _read(folder)
+
+    def former_path(self, character_id: str, image_id: str) -> Path:
+        return self.characters_dir / character_id / FORMER / f"{image_id}.png"
 
     def set_captions(
-        self, character_id: str, captions: Callable[[Character], Mapping[str, str]], *, now: float
+        self,
+        character_id: str,
+        captions: Callable[[Character], Mapping[str, str]],
+        *,
+        now: float,
+        change: str = "",
     ) -> int:
         """Write the captions that ``captions(character)`` gives by image id; how many were changed.
+
+        Those of one ``change``, which may come in several calls, can be taken back together: `undo_captions`.
 
         Raises: NotFound, InvalidSpec.
         """
@@ -131,18 +172,41 @@ class CharacterStore:
             changed = {
                 image_id: caption
                 for image_id, caption in captions(before).items()
-                if _image(before, image_id).caption != caption
+                if image_of(before, image_id).caption != caption
             }
-            for image_id, caption in changed.items():
-                write_text(_caption_path(folder, image_id), caption)
-            if changed:
-                _write(folder, before.model_copy(update={"updated_at": now}))
+            if change and changed:
+                caption_changes.add(
+                    folder,
+                    change,
+                    {key: (image_of(before, key).caption, text) for key, text in changed.items()},
+                )
+            _write_captions(folder, before, changed, now=now)
         return len(changed)
+
+    def undo_captions(self, character_id: str, *, now: float) -> int:
+        """Take the last change back, where nobody has changed a caption since; how many are as before.
+
+        Raises: NotFound, InvalidSpec, Conflict when there is none.
+        """
+        with self._changing(character_id) as folder:
+            character = _read(folder)
+            texts = {image.id: image.caption for image in character.images}
+            change = caption_changes.last(folder)
+            if change is None:
+                raise Conflict(f"no change of captions of {character_id!r} is left to take back")
+            back = {key: old for key, (old, new) in change.items() if texts.get(key) == new}
+            _write_captions(folder, character, back, now=now)
+            caption_changes.drop_last(folder)
+        return len(back)
+
+    def captions_to_undo(self, character_id: str) -> int:
+        """How many captions the last change that can be taken back has changed. Raises: NotFound."""
+        return len(caption_changes.last(self._folder(character_id)) or ())
 
     def findings(self, character_id: str) -> tuple[Finding, ...]:
         """What is wrong with the folder itself. Raises: NotFound, InvalidSpec."""
         folder = self._folder(character_id)
-        return tuple(_findings(folder, _read(folder)))
+        return tuple(findings(folder, _read(folder)))
 
     def delete(self, character_id: str, *, now: float) -> TrashedCharacter:
         """Move a character, also a damaged one, into the trash. Raises: NotFound."""
@@ -170,9 +234,9 @@ class CharacterStore:
             old = _read(folder, trashed=True)
             new = {"id": character_id or old.id, "trigger": trigger or old.trigger}
             character = validated(Character, old.model_dump() | new)
-            target = self._characters_dir / character.id
+            target = self.characters_dir / character.id
             if target.exists():
-                free = free_id(character.id, {folder.name for folder in _folders(self._characters_dir)})
+                free = free_id(character.id, {folder.name for folder in _folders(self.characters_dir)})
                 raise Conflict(
                     f"a character with the id {character.id!r} exists; restore as another, such as {free!r}"
                 )
@@ -186,30 +250,25 @@ class CharacterStore:
         """Delete a trashed character for good. Raises: NotFound."""
         with self._changing():
             folder = self._trash_folder(entry_id)
+            image_ids = {path.stem for path in folder.rglob("*.png")}
             doomed = folder.with_name(f"{folder.name}{PARTIAL}")
             folder.rename(doomed)
             sweep(self._trash_dir)
+            self._forget(image_ids)
 
     @contextmanager
     def _changing(self, character_id: str | None = None) -> Iterator[Path]:
         """Hold the lock; gives the character's folder, freed from what killed processes left unfinished."""
-        self._characters_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise Conflict(
-                f"another program has been changing characters for {LOCK_TIMEOUT_S:.0f} s; try again later"
-            ) from None
-        try:
-            folder = self._folder(character_id) if character_id is not None else self._characters_dir
+        self.characters_dir.mkdir(parents=True, exist_ok=True)
+        with alone(self._lock, "characters"):
+            folder = self._folder(character_id) if character_id is not None else self.characters_dir
             sweep(folder)
             sweep(folder / IMAGES)
+            sweep(folder / FORMER)
             yield folder
-        finally:
-            self._lock.release()
 
     def _folder(self, character_id: str) -> Path:
-        folders = {folder.name: folder for folder in _folders(self._characters_dir)}
+        folders = {folder.name: folder for folder in _folders(self.characters_dir)}
         if character_id not in folders:
             known = ", ".join(sorted(folders)) or "none yet"
             raise NotFound(f"there is no character {character_id!r}; there are: {known}")
@@ -269,7 +328,7 @@ def _read(folder: Path, *, trashed: bool = False) -> Character:
         raise InvalidSpec(f"{path} is damaged ({error}): {way_out}") from error
     if character.id != folder.name and not trashed:
         raise InvalidSpec(f"{path} has the id {character.id!r}: rename it or its folder")
-    captions = {image.id: _read_caption(folder, image.id) or "" for image in character.images}
+    captions = {image.id: read_caption(folder, image.id) or "" for image in character.images}
     images = tuple(image.model_copy(update={"caption": captions[image.id]}) for image in character.images)
     return character.model_copy(update={"images": images})
 
@@ -279,67 +338,11 @@ def _write(folder: Path, character: Character) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False))
 
 
-def _image(character: Character, image_id: str) -> ReferenceImage:
-    image = character.image(image_id)
-    if image is None:
-        known = ", ".join(image.id for image in character.images) or "none"
-        raise NotFound(f"{character.id!r} has no image {image_id!r}; it has: {known}")
-    return image
-
-
-def _caption_path(folder: Path, image_id: str) -> Path:
-    return folder / IMAGES / f"{image_id}.txt"
-
-
-def _read_caption(folder: Path, image_id: str) -> str | None:
-    """The caption, empty when there is no file; None when the file cannot be read as one."""
-    try:
-        return clean_caption(_caption_path(folder, image_id).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, InvalidSpec):
-        return None
-
-
-def _findings(folder: Path, character: Character) -> Iterator[Finding]:
-    ids = {image.id for image in character.images}
-    states = {image.id: _png_state(folder / IMAGES / f"{image.id}.png", image) for image in character.images}
-    if missing := tuple(image_id for image_id, state in states.items() if state == "missing"):
-        text = (
-            f"{len(missing)} image files are missing in {folder / IMAGES}: put them back or remove the images"
-        )
-        yield Finding(kind="image_missing", text=text, images=missing, blocks=True)
-    if changed := tuple(image_id for image_id, state in states.items() if state == "changed"):
-        text = f"{len(changed)} image files in {folder / IMAGES} were changed by hand: remove the images and add the files anew"
-        yield Finding(kind="image_changed", text=text, images=changed, blocks=True)
-    if unread := tuple(image_id for image_id in sorted(ids) if _read_caption(folder, image_id) is None):
-        text = f"{len(unread)} caption files cannot be read as UTF-8 text and count as empty: write them anew"
-        yield Finding(kind="caption_damaged", text=text, images=unread)
-    if extra := _extra_files(folder, ids):
-        names = ", ".join(extra[:5]) + (", ..." if len(extra) > 5 else "")
-        text = f"{len(extra)} files in {folder} belong to nothing and are not used: {names}"
-        yield Finding(kind="extra_files", text=text)
-
-
-def _png_state(path: Path, image: ReferenceImage) -> str:
-    try:
-        with Image.open(path, formats=("PNG",)) as found:
-            return "fine" if found.size == (image.width, image.height) else "changed"
-    except FileNotFoundError:
-        return "missing"
-    except (OSError, SyntaxError, ValueError):
-        return "changed"
-
-
-def _extra_files(folder: Path, ids: Set[str]) -> list[str]:
-    known = {f"{image_id}{suffix}" for image_id in ids for suffix in (".png", ".txt")} | {RECORD, IMAGES}
-    images = folder / IMAGES
-    entries = [*folder.iterdir(), *(images.iterdir() if images.is_dir() else ())]
-    return sorted(
-        entry.name
-        for entry in entries
-        if entry.name not in known and not entry.name.startswith(".") and PARTIAL not in entry.name
-    )
+def _write_captions(folder: Path, character: Character, captions: Mapping[str, str], *, now: float) -> None:
+    for image_id, caption in captions.items():
+        write_text(caption_path(folder, image_id), caption)
+    if captions:
+        _write(folder, character.model_copy(update={"updated_at": now}))
 
 
 def _trash_name(deleted_at: float, character_id: str) -> str:

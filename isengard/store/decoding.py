@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageCms, UnidentifiedImageError
 
@@ -14,9 +15,13 @@ from isengard.store.heic import is_heic, to_png
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 64
+#: Of a JPEG, each over the whole picture: progressive ones have about ten. Some kilobytes can hold thousands.
+MAX_SCANS = 200
 
 #: The decoders that an upload may reach in this process; for HEIC see `isengard.store.heic`.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+#: What is told of the pictures that no room was left for.
+TOO_MUCH = "the pictures sent with it unpack to far more than their size, like a bomb; send this one alone"
 _SPOKEN_FORMATS = "JPEG, PNG, WebP, TIFF, BMP, AVIF or HEIC"
 
 #: What Pillow's and libheif's decoders raise when bytes are wrong: nearly anything.
@@ -70,12 +75,28 @@ class CleanImage:
     dhash: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a `ReferenceImage` says of the pixels."""
+        return {
+            "id": self.sha256[:16],
+            "sha256": self.sha256,
+            "dhash": self.dhash,
+            "width": self.pixels.width,
+            "height": self.pixels.height,
+        }
 
-def decode(content: bytes, *, min_side: int = MIN_SIDE) -> CleanImage:
+
+def decode(content: bytes, *, min_side: int = MIN_SIDE, room: int | None = None) -> CleanImage:
     """Judge a file by decoding it: size and frames before its pixels, its name not at all.
 
     Rotation and mirroring of EXIF are applied, the embedded colour profile is converted to sRGB, and what is
     transparent becomes white.
+
+    Args:
+        content: The file.
+        min_side: A picture with a shorter side is refused.
+        room: So many pixels it may have at most, for what was decoded before it.
 
     Raises:
         ImageRefused: the reason, to be shown beside the file's name.
@@ -87,6 +108,9 @@ def decode(content: bytes, *, min_side: int = MIN_SIDE) -> CleanImage:
         image = _open(content, min_side)
         try:
             check_header(image, min_side)
+            _check_scans(image, content)
+            if room is not None and image.width * image.height > room:
+                raise ImageRefused(TOO_MUCH)
             image.load()
             notes: list[str] = []
             pixels = _upright(image, _in_srgb(image, notes))
@@ -94,10 +118,13 @@ def decode(content: bytes, *, min_side: int = MIN_SIDE) -> CleanImage:
             raise ImageRefused(
                 f"the {image.format} image is damaged or cut off ({_first_line(error)}): copy or export it again"
             ) from error
+    return cleaned(pixels, tuple(notes))
+
+
+def cleaned(pixels: Image.Image, notes: tuple[str, ...] = ()) -> CleanImage:
+    """RGB pixels without what their file has said of them."""
     pixels.info.clear()
-    return CleanImage(
-        pixels=pixels, sha256=pixel_hash(pixels), dhash=difference_hash(pixels), notes=tuple(notes)
-    )
+    return CleanImage(pixels=pixels, sha256=pixel_hash(pixels), dhash=difference_hash(pixels), notes=notes)
 
 
 def _kind_of(content: bytes) -> str:
@@ -157,6 +184,12 @@ def check_header(image: Image.Image, min_side: int) -> None:
         raise ImageRefused("the file is a camera's raw format; develop it and export a JPEG or TIFF")
     if _has_second_frame(image):
         raise ImageRefused("the picture is animated or has several pages; export the one frame you want")
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    """Raises: ImageRefused."""
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageRefused(f"the JPEG is made of over {MAX_SCANS} layers, like a bomb; export it again")
 
 
 def _has_second_frame(image: Image.Image) -> bool:

@@ -19,7 +19,7 @@ from isengard.files import disk_full_as_error
 from isengard.store import manifest
 from isengard.store.hub import Hub
 from isengard.store.manifest import RemoteFile, Snapshot
-from isengard.store.pipeline_files import INDEX, needed
+from isengard.store.pipeline_files import INDEX, needed, needed_of_network
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,12 @@ Report = Callable[[DownloadProgress], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A repository and the folder it goes to: a pipeline, or one file of it."""
+    """A repository and the folder it goes to: a pipeline, one file of it, or a single network."""
 
     repository: str
     folder: Path
     only: str | None = None
+    is_network: bool = False
     without_weights: tuple[str, ...] = ()
 
 
@@ -144,6 +145,8 @@ class Downloader:
         snapshot = self.hub.snapshot(source.repository)
         if source.only is not None:
             files = tuple(file for file in snapshot.files if file.path == source.only)
+        elif source.is_network:
+            files = needed_of_network(snapshot.files)
         else:
             index = self._index(snapshot)
             files = needed(snapshot.files, index, without_weights=source.without_weights)
@@ -182,8 +185,8 @@ class Downloader:
         if left + RESERVE_BYTES > free:
             raise DiskFull(
                 f"the download needs {left / 1e9:.1f} GB, and {RESERVE_BYTES / 1e9:.0f} GB should stay free, but"
-                f" {folders[0].parent} has {free / 1e9:.1f} GB; free some space, or set ISENGARD_DATA_DIR to a"
-                " larger disk"
+                f" {folders[0].parent} has {free / 1e9:.1f} GB left for it; free some space (python -m"
+                " isengard cleanup), or set ISENGARD_DATA_DIR to a larger disk"
             )
 
     def _fetch(self, folder: Path, snapshot: Snapshot, file: RemoteFile, meter: Meter) -> None:

@@ -25,6 +25,8 @@ MAX_DIRECTORY_BYTES = 2 * 2**20
 MAX_RATIO = 200
 
 _CHUNK = 2**20
+#: In front of the packed content of an entry, besides its name.
+_HEADER_BYTES = 30
 _ENCRYPTED = 0x1 | 0x40
 _JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _BROKEN_ZIP = (*DECODE_ERRORS, zipfile.BadZipFile)
@@ -170,13 +172,13 @@ def _survey(file: FileIO, name: str) -> _Group:
     if len(entries) > MAX_ENTRIES:
         reason = f"the archive holds {len(entries)} files, more than {MAX_ENTRIES}; split it"
         return [RefusedImage(filename=name, reason=reason)]
-    reader, seen = _EntryReader(archive), set[str]()
+    reader, seen, overlapping = _EntryReader(archive), set[str](), _overlapping(archive)
     found: list[_Source | RefusedImage] = []
     for entry in entries:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if entry.is_dir() or _is_junk(path):
             continue
-        if reason := _entry_refusal(entry, path, seen):
+        if reason := _entry_refusal(entry, path, seen, overlapping):
             found.append(RefusedImage(filename=shown(entry.filename), reason=reason))
         else:
             found.append(_Source(shown(entry.filename), path, partial(reader.read, entry)))
@@ -190,7 +192,23 @@ def _is_junk(path: PurePosixPath) -> bool:
     )
 
 
-def _entry_refusal(entry: zipfile.ZipInfo, path: PurePosixPath, seen: Collection[str]) -> str:
+def _overlapping(archive: zipfile.ZipFile) -> set[int]:
+    """Where those entries begin whose packed content reaches into the next: a way to pack much into little.
+
+    (Python looks at it since 3.11.8 only.)
+    """
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    return {
+        entry.header_offset
+        for entry, end in zip(entries, ends, strict=False)
+        if entry.header_offset + _HEADER_BYTES + entry.compress_size > end
+    }
+
+
+def _entry_refusal(
+    entry: zipfile.ZipInfo, path: PurePosixPath, seen: Collection[str], overlapping: Collection[int]
+) -> str:
     """Why an entry is not even read; empty when it is."""
     leads_out = path.is_absolute() or PureWindowsPath(entry.filename).drive or ".." in path.parts
     special = stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)
@@ -200,6 +218,7 @@ def _entry_refusal(entry: zipfile.ZipInfo, path: PurePosixPath, seen: Collection
         (entry.filename in seen, "the archive holds this name twice; the first one was taken"),
         (special, "it is a link or a device, not a file"),
         (entry.flag_bits & _ENCRYPTED, "it is encrypted; make the archive without a password"),
+        (entry.header_offset in overlapping, "it shares its bytes with another file, like a zip bomb"),
         (packed_strangely, "it is packed in an uncommon way; make an ordinary zip"),
     )
     return next((reason for wrong, reason in checks if wrong), "")

@@ -6,8 +6,9 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import ValidationError
 
+from isengard import files
 from isengard.domain.memory import Corrections, Peak
-from isengard.files import write_text
+from isengard.files import LOCK_TIMEOUT_S, Stamp
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +21,12 @@ class Peaks:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: tuple[int, Corrections] | None = None
+        self._known: tuple[Stamp, Corrections] | None = None
 
     def read(self) -> Corrections:
         """All that was measured; nothing where the file is absent or damaged."""
         try:
-            stamp = self._path.stat().st_mtime_ns
+            stamp = files.stamp(self._path.stat())
         except OSError:
             return Corrections()
         if self._known is None or self._known[0] != stamp:
@@ -35,10 +36,10 @@ class Peaks:
     def add(self, peak: Peak) -> None:
         """Keep a measurement. Raises: DiskFull."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock")):
+        with FileLock(self._path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S):
             others = [one for one in self._content().peaks if _way(one) != _way(peak)]
             kept = Corrections(peaks=(*others, peak)[-MOST:])
-            write_text(self._path, kept.model_dump_json(indent=1))
+            files.write_text(self._path, kept.model_dump_json(indent=1))
 
     def _content(self) -> Corrections:
         try:

@@ -1,4 +1,7 @@
-"""Folders of the user's own that stand in for a base model: used as they are, and never changed."""
+"""Folders of the user's own that stand in for a base model: used as they are, and never changed.
+
+One in the models folder is named from there: machines that share that mount it where they like.
+"""
 
 import json
 from pathlib import Path
@@ -14,13 +17,14 @@ class OwnPaths:
 
     def get(self, name: str) -> Path | None:
         path = self._read().get(name)
-        return Path(path) if path else None
+        return self._file.parent / path if path else None
 
     def set(self, name: str, path: Path | None) -> None:
         """Use this folder for a model; none again when None."""
         kept = {key: value for key, value in self._read().items() if key != name}
         if path is not None:
-            kept[name] = str(path)
+            ours = self._file.parent
+            kept[name] = str(path.relative_to(ours) if path.is_relative_to(ours) else path)
         write_text(self._file, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
     def _read(self) -> dict[str, str]:

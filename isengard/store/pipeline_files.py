@@ -1,4 +1,4 @@
-"""Which files of a repository a pipeline needs, of the same weights in several formats and precisions."""
+"""Which files of a repository a pipeline or a single network needs, of the same weights in several formats and precisions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -54,6 +54,21 @@ def needed(
             raise DownloadFailed(f"{component} comes without safetensors; other formats are not read")
         chosen += [own[name] for name in sorted({*weights, *filter(_is_text, own)})]
     return tuple(chosen)
+
+
+def needed_of_network(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """What a model in transformers' layout needs: settings, vocabularies and one set of weights.
+
+    Raises:
+        DownloadFailed: it has no weights as safetensors.
+    """
+    own = {file.path: file for file in files if "/" not in file.path}
+    weights = _weights(own)
+    if not weights or "config.json" not in own:
+        raise DownloadFailed(
+            "the repository holds no config.json with safetensors; other formats are not read"
+        )
+    return tuple(own[name] for name in sorted({*weights, *filter(_is_text, own)}))
 
 
 def _weights(names: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub.constants import HF_TOKEN_PATH
 from pydantic import SecretStr
 
+from isengard import logs
 from isengard.errors import InvalidSpec
 from isengard.files import replacing
 
@@ -27,7 +28,10 @@ class TokenFile:
         self._path, self._given, self._library = path, given, library or Path(HF_TOKEN_PATH)
 
     def get(self) -> str | None:
-        return self._found()[1]
+        """The token. No log shows it from now on."""
+        token = self._found()[1]
+        logs.hide([token or ""])
+        return token
 
     @property
     def origin(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from isengard.domain.base import Frozen
+from isengard.domain.captioner import CaptionerCard
 from isengard.domain.model import LocalModel, ModelCard
 from isengard.errors import MissingWeights
 from isengard.store import manifest
@@ -61,10 +62,14 @@ class Presence(Frozen):
 class Weights:
     """Looks for base models: bundled, at the user's own path, in the models folder, in the Hugging Face cache."""
 
-    def __init__(self, *, models_dir: Path, assets_dir: Path, hub_cache: Path | None = None) -> None:
+    def __init__(
+        self, *, models_dir: Path, assets_dir: Path, hub_cache: Path | None = None, shared: bool = False
+    ) -> None:
+        """``shared``: jobs are also run on other machines, which is said where a model is missing."""
         self.models_dir = models_dir
         self.assets_dir = assets_dir
         self.hub_cache = hub_cache or Path(HF_HUB_CACHE)
+        self._shared = shared
         self.own_paths = OwnPaths(models_dir / "own-paths.json")
 
     def locate(self, card: ModelCard) -> LocalModel:
@@ -73,10 +78,14 @@ class Weights:
         Raises:
             MissingWeights: says what is missing, where it was looked for, and how to get it.
         """
+        return LocalModel(card=card, path=self.locate_files(card))
+
+    def locate_files(self, card: ModelCard | CaptionerCard) -> Path:
+        """The folder of a whole model. Raises: MissingWeights, as `locate`."""
         presence = self.status(card)
         if presence.path is None or presence.missing:
             raise MissingWeights(self.advice(card, presence))
-        return LocalModel(card=card, path=presence.path)
+        return presence.path
 
     def locate_to_train(self, card: ModelCard) -> LocalModel:
         """As `locate`, with the training adapter of a distilled model.
@@ -92,7 +101,7 @@ class Weights:
             raise MissingWeights(
                 f"{card.title} is trained with its training adapter, which is not on this machine; looked for"
                 f" {self.adapter_folder(card) / TRAINING_ADAPTER} and in the Hugging Face cache {self.hub_cache}."
-                f" {get_it(card)}"
+                f" {self._get_it(card)}"
             )
         return model.model_copy(update={"training_adapter": found})
 
@@ -103,25 +112,25 @@ class Weights:
             (folder / TRAINING_ADAPTER for folder in folders if is_whole(folder / TRAINING_ADAPTER)), None
         )
 
-    def folder(self, card: ModelCard) -> Path:
+    def folder(self, card: ModelCard | CaptionerCard) -> Path:
         """Where a download of it goes."""
         return self.models_dir / card.name
 
-    def adapter_folder(self, card: ModelCard) -> Path:
+    def adapter_folder(self, card: ModelCard | CaptionerCard) -> Path:
         return self.models_dir / f"{card.name}-training-adapter"
 
-    def status(self, card: ModelCard) -> Presence:
+    def status(self, card: ModelCard | CaptionerCard) -> Presence:
         """The first whole copy; else the first incomplete one; else none."""
         found = [
-            Presence(path=folder, missing=_lacking_in(folder), place=place)
+            Presence(path=folder, missing=_lacking_in(folder, card), place=place)
             for place, folder in self._candidates(card)
             if folder.is_dir()
         ]
         whole = [presence for presence in found if presence.ready]
         return (whole or found or [Presence(path=None)])[0]
 
-    def _candidates(self, card: ModelCard) -> list[tuple[Place, Path]]:
-        if card.path is not None:
+    def _candidates(self, card: ModelCard | CaptionerCard) -> list[tuple[Place, Path]]:
+        if isinstance(card, ModelCard) and card.path is not None:
             return [(Place.BUNDLED, self.assets_dir / card.path)]
         own = self.own_paths.get(card.name)
         return [
@@ -138,10 +147,10 @@ class Weights:
         except OSError:
             return []
 
-    def advice(self, card: ModelCard, presence: Presence) -> str:
+    def advice(self, card: ModelCard | CaptionerCard, presence: Presence) -> str:
         """What is missing, where it was looked for, and how to get it."""
         title = f"{card.title} ({card.name})"
-        if card.path is not None:
+        if isinstance(card, ModelCard) and card.path is not None:
             lacking = ", ".join(presence.missing[:3]) or "the folder"
             return f"{title} is not whole: {lacking} is missing in {self.assets_dir / card.path}; install Isengard again"
         if presence.path is None:
@@ -155,17 +164,19 @@ class Weights:
                 f" https://huggingface.co/{card.repository}, then run: python -m isengard models token."
             )
         own = f"python -m isengard models use {card.name} PATH"
-        return f"{said} {get_it(card)}; files that you have already: {own}. Licence: {card.licence_url}"
+        return f"{said} {self._get_it(card)}; files that you have already: {own}. Licence: {card.licence_url}"
+
+    def _get_it(self, card: ModelCard | CaptionerCard) -> str:
+        """How to get a card's files."""
+        where = 'on the Training tab under "Base models", or with:'
+        if self._shared:
+            where = "on the machine of a worker, or here if jobs are run here, with:"
+        return f"Get it {where} python -m isengard models download {card.name}"
 
 
-def get_it(card: ModelCard) -> str:
-    """How to get a card's files."""
-    return f'Get it on the Training tab under "Base models", or with: python -m isengard models download {card.name}'
-
-
-def _lacking_in(folder: Path) -> tuple[str, ...]:
-    """What a pipeline lacks, and what a download of ours has not brought yet."""
-    found = missing_files(folder)
+def _lacking_in(folder: Path, card: ModelCard | CaptionerCard) -> tuple[str, ...]:
+    """What a model lacks, and what a download of ours has not brought yet."""
+    found = missing_files(folder) if isinstance(card, ModelCard) else missing_in_network(folder)
     return (*found, *(path for path in manifest.lacking(folder) if path not in found))
 
 
@@ -179,6 +190,16 @@ def missing_files(folder: Path) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             missing += [f"{component}/{name}" for name in _lacking(folder / component, class_name=value[-1])]
     return tuple(missing)
+
+
+def missing_in_network(folder: Path) -> tuple[str, ...]:
+    """What a model in transformers' layout lacks, which reads texts and pictures; a cut-off file counts as missing."""
+    processors = ("preprocessor_config.json", "processor_config.json")
+    lacking = [] if json_object(folder / "config.json") is not None else ["config.json"]
+    lacking += _lacking_weights(folder, WEIGHT_FILES[1:])
+    lacking += [] if any((folder / name).is_file() for name in TOKENIZER_FILES) else [TOKENIZER_FILES[0]]
+    lacking += [] if any((folder / name).is_file() for name in processors) else [processors[0]]
+    return tuple(lacking)
 
 
 def _lacking(component: Path, *, class_name: str) -> list[str]:
@@ -195,16 +216,16 @@ def _lacking(component: Path, *, class_name: str) -> list[str]:
     return lacking
 
 
-def _lacking_weights(component: Path) -> list[str]:
+def _lacking_weights(component: Path, names: tuple[str, ...] = WEIGHT_FILES) -> list[str]:
     """Shards named by the index file that are not whole, or the one weight file."""
-    for name in WEIGHT_FILES:
+    for name in names:
         index = json_object(component / f"{name}.index.json")
         if index is not None:
             shards = sorted(set(index.get("weight_map", {}).values()))
             return [shard for shard in shards if not is_whole(component / shard)]
-    present = next((name for name in WEIGHT_FILES if (component / name).exists()), None)
+    present = next((name for name in names if (component / name).exists()), None)
     if present is None:
-        return [f"{WEIGHT_FILES[0]} (or {WEIGHT_FILES[1]})"]
+        return [" (or ".join(names) + ")" * (len(names) - 1)]
     return [] if is_whole(component / present) else [f"{present} (cut off)"]
 
 

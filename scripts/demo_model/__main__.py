@@ -20,13 +20,14 @@ from torch import Tensor
 from isengard.engines.device import choose_device
 from isengard.engines.drawn_figures import DrawnFigureScorer, FigureEncoder
 from isengard.files import replacing, write_text
-from isengard.settings import ASSETS
-from scripts.demo_model import evaluate, examples, flux, judge, painting, vae
+from isengard.settings import ASSETS, ROOT
+from scripts.demo_model import evaluate, examples, faulty_loras, flux, judge, painting, vae
 from scripts.demo_model.data import Drawings
 from scripts.demo_model.model_card import model_card
 from scripts.demo_model.stage import history
 
 MODEL = ASSETS / "demo-base"
+LORAS = ROOT / "tests" / "assets" / "loras"
 ENCODER = ASSETS / "figure-encoder.safetensors"
 #: Drawings that the judges are shown as the autoencoder restores them.
 RESTORED = 8000
@@ -45,7 +46,7 @@ class Workshop:
     def __init__(self, build: Path, device: str, effort: float, people: int) -> None:
         self.build, self.device, self._effort = build, choose_device(device), effort
         self.drawings = Drawings(build / "drawings", seed=1, people=people, looks=4)
-        self.validation = Drawings(build / "validation", seed=2, people=256, looks=2)
+        self.validation = Drawings(build / "validation", seed=2, people=min(256, people), looks=2)
 
     def steps(self, count: int) -> int:
         return max(1, round(count * self._effort))
@@ -174,6 +175,12 @@ def write_examples() -> None:
     for example in examples.EXAMPLES:
         examples.write(example, example.folder)
         print(f"{examples.IMAGES} images in {example.folder}")
+
+
+@app.command()
+def loras(*, folder: Annotated[Path, typer.Argument(help="Where they are written.")] = LORAS) -> None:
+    """Train a good, an over-cooked and a copying LoRA, for the tests."""
+    faulty_loras.write(folder)
 
 
 def _install(build: Path) -> None:

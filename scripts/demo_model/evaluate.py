@@ -16,7 +16,7 @@ from PIL import Image
 from isengard.cli.demo import make
 from isengard.cli.follow import finish, working
 from isengard.domain.character import Character
-from isengard.domain.identity import gain
+from isengard.domain.identity import gain, largest
 from isengard.engines.base import IdentityScorer
 from isengard.engines.drawn_figures import FigureEncoder
 from isengard.services.examples import example as character_of
@@ -90,7 +90,11 @@ def _learn(
     seconds = time.monotonic() - began
     before, after = (_pictures(app, character, loras) for loras in ([], [{"lora": job.id}]))
     references = [_opened(app.characters.image_path(character.id, image.id)) for image in character.images]
-    found = gain(references=scorer.embed(references), before=scorer.embed(before), after=scorer.embed(after))
+    found = gain(
+        references=largest(scorer.find(references)),
+        before=largest(scorer.find(before)),
+        after=largest(scorer.find(after)),
+    )
     shares = accuracy(
         judged(judge, np.stack([np.asarray(image) for image in after]), device),
         [Portrait(example.person, look) for look in fixed_looks()],

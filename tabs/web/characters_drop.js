@@ -8,6 +8,9 @@ find(".files").setAttribute("aria-label", say("drop.files"));
 find(".again").textContent = say("drop.again_all");
 find(".clear").textContent = say("drop.clear");
 
+// Bytes of one file, as the server has it.
+const LARGEST = 60 * 2 ** 20;
+
 class TooLarge extends Error {}
 
 function shared() {
@@ -54,7 +57,7 @@ async function send(item) {
     }
     const files = [];
     for (const file of [item.file, item.caption]) {
-      if (file) files.push({ path: await sent(file), name: file.name });
+      if (file) files.push({ path: await sent(file, (seconds) => state("sending", say("drop.later", seconds))), name: file.name });
     }
     state("checking");
     let answer = await uploads.bridge.take({ character: item.character, files });
@@ -83,13 +86,21 @@ async function words(file) {
   }
 }
 
-// Gradio's own upload() would raise a toast for each failure, beside the list.
-async function sent(file) {
+// Gradio's own upload() would raise a toast for each failure, beside the list. When it is too much at once, the server
+// says how long to wait.
+async function sent(file, later) {
+  if (file.size > LARGEST) throw new TooLarge();
   const body = new FormData();
   body.append("files", file, file.name);
   const { root, api_prefix } = window.gradio_config;
   const answer = await fetch(`${root}${api_prefix}/upload`, { method: "POST", body });
   if (answer.status === 413) throw new TooLarge();
+  if (answer.status === 429) {
+    const seconds = Number(answer.headers.get("retry-after")) || 10;
+    later(seconds);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    return sent(file, later);
+  }
   if (!answer.ok) throw new Error(answer.statusText);
   return (await answer.json())[0];
 }

@@ -34,6 +34,7 @@ function created(image) {
     text: make("textarea", { rows: "3", "aria-label": say("grid.caption", image.name), placeholder: say("grid.placeholder") }),
     note: make("small", { class: "note", role: "alert" }),
   };
+  if (image.before) move(draft({ ...figure, id: image.before }), draft(figure));
   figure.text.value = sessionStorage.getItem(draft(figure)) ?? image.caption;
   figure.root = make("figure", { "data-id": image.id }, make("div", { class: "picture", title: `${image.name} · ${image.size}` }, picture, remove, figure.flags), figure.text, figure.note);
   figure.text.addEventListener("input", () => {
@@ -102,6 +103,14 @@ function next(event, figure) {
 
 function draft(figure) {
   return `isengard-caption ${figure.owner} ${figure.id}`;
+}
+
+// What was typed and not saved, to the id that the picture has since it was fixed.
+function move(from, to) {
+  const text = sessionStorage.getItem(from);
+  if (text === null) return;
+  sessionStorage.removeItem(from);
+  sessionStorage.setItem(to, text);
 }
 
 function paintEmpty(empty) {

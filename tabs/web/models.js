@@ -23,7 +23,7 @@ function move(item, course) {
 function about(row, item) {
   const line = make("p", { className: "said about" }, item);
   const memory = Object.entries(row.memory).map(([what, size]) => say("memory." + what, size));
-  const facts = [row.size, ...memory, row.place ? say("place." + row.place.replaceAll(" ", "_")) : ""];
+  const facts = [row.describes ? say("describes") : "", row.size, ...memory, row.place ? say("place." + row.place.replaceAll(" ", "_")) : ""];
   line.append(facts.filter(Boolean).join(" · ") + " · ");
   link(row.licence, row.licence_url, line);
   if (row.gated && row.state !== "ready") {

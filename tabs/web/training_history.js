@@ -37,7 +37,8 @@ function paint() {
     make("b", { textContent: row.name }, head);
     make("time", { textContent: new Date(row.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) }, head);
     head.addEventListener("click", () => trigger("show", { job: row.job }));
-    make("p", { className: "said", textContent: row.about }, item);
+    const where = row.where ? " · " + say("live.on", row.where) : "";
+    make("p", { className: "said", textContent: row.about + where }, item);
     if (row.result) make("p", { className: "said", textContent: row.result }, item);
     if (row.error) make("p", { className: "said error", textContent: row.error }, item);
     const actions = make("div", { className: "do" }, item);

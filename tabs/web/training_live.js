@@ -13,6 +13,7 @@ function figures() {
     [say("live.speed"), speed],
     [say("live.elapsed"), now.elapsed || ""],
     [say("live.memory"), now.memory || ""],
+    [say("live.cost"), now.cost.length > 1 ? say("live.cost.of", ...now.cost) : now.cost[0] || ""],
     [say("live.attempt"), now.attempt > 1 ? String(now.attempt) : ""],
   ].filter(([, value]) => value !== "");
 }
@@ -59,9 +60,11 @@ function paint() {
   find(".badge").textContent = say("status." + card.status);
   find(".badge").className = "badge " + card.tone;
   find("h3:not(.none h3)").textContent = card.title;
-  find(".about").textContent = card.about;
+  find(".about").textContent = [card.about, card.where ? say("live.on", card.where) : ""].filter(Boolean).join(" · ");
   find(".result").hidden = card.result === "";
   find(".result").textContent = card.result;
+  find(".file").hidden = !card.file;
+  if (card.file) find(".file").href = card.file;
   find(".error").hidden = card.error === "";
   find(".error").textContent = card.error;
   const buttons = card.remedies.map((remedy, number) => {
@@ -77,9 +80,9 @@ function paint() {
 
 function follow(event) {
   if (!element.isConnected) return window.removeEventListener("isengard", follow);
-  const fresh = event.detail.training;
   const card = props.value || {};
-  if (!fresh || fresh.id !== card.job || card.status !== "running") return;
+  const fresh = event.detail.trainings[card.job];
+  if (!fresh || card.status !== "running") return;
   known = { ...fresh, last: lastStep };
   paintFigures(card);
 }

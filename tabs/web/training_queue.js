@@ -10,6 +10,7 @@ function paint() {
     const what = make("button", { type: "button", className: "what" }, item);
     make("b", { textContent: (row.place ? row.place + ". " : say("status." + row.status) + ": ") + row.name }, what);
     make("span", { textContent: row.about }, what);
+    if (row.why) make("span", { className: "why", textContent: row.why }, what);
     what.addEventListener("click", () => trigger("show", { job: row.job }));
     const actions = make("div", { className: "do" }, item);
     const button = (text, label, act, options = {}) => {

@@ -1,14 +1,17 @@
 """AI-Toolkit in the worker process: killed at random, and the process that starts anew after it."""
 
-import os
 import random
-import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
 from isengard.domain.job import JobStatus, Phase
 from isengard.domain.training import AI_TOOLKIT
+from isengard.settings import ROOT
 from tests.e2e.test_kills import kill_when, wait_for, worker_process
 from tests.tiny_app import submit_training, tiny_app
 
@@ -41,15 +44,26 @@ def test_five_kills_at_random_and_every_step_is_done_once(app):
     assert not list(run.rglob("*.partial-*"))
 
 
+@contextmanager
+def a_program_of_its_own(app):
+    """A worker that can start its program anew; what is given waits until a job has ended."""
+    command = [sys.executable, "-m", "isengard", "worker"]
+    with subprocess.Popen(command, env=app.settings.child_environment(), cwd=ROOT) as process:
+        running = SimpleNamespace(is_alive=lambda: process.poll() is None)
+        try:
+            yield lambda job_id: wait_for(lambda: app.jobs.get(job_id).status.ended, running)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def test_the_worker_starts_anew_and_goes_on_with_what_waits(app):
     training = submit_training(app, engine=AI_TOOLKIT)
     spec = app.images.plan(overrides={"prompt": "a person", "base_model": "tiny", "seed": 1})
-    with worker_process(app) as process:
-        wait_for(lambda: app.jobs.get(training).status.ended, process)
+    with a_program_of_its_own(app) as ends:
+        ends(training)
         image = app.images.submit(spec).id
-        wait_for(lambda: app.jobs.get(image).status.ended, process)
-        os.kill(process.pid, signal.SIGTERM)
-        process.wait(30)
+        ends(image)
     assert app.jobs.get(training).status is JobStatus.SUCCEEDED
     assert app.jobs.get(image).status is JobStatus.SUCCEEDED
     log = (app.settings.logs_dir / "worker.jsonl").read_text()

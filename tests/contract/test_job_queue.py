@@ -299,6 +299,32 @@ def test_a_paused_job_is_cancelled_at_once(queue):
     assert queue.cancel(job.id).status is JobStatus.CANCELLED
 
 
+FULL = JobError(code="disk_full", message="no space left")
+
+
+def test_a_suspended_job_is_paused_with_its_reason_until_it_is_resumed(queue):
+    train(queue)
+    job = claim(queue)
+    queue.suspend(job, FULL)
+    paused = queue.get(job.id)
+    assert (paused.status, paused.error, paused.worker) == (JobStatus.PAUSED, FULL, None)
+    assert queue.events(job.id)[-1].detail == "no space left"
+    assert claim(queue) is None
+    with pytest.raises(LeaseLost):
+        queue.suspend(job, FULL)
+    resumed = queue.resume(job.id)
+    assert (resumed.status, resumed.error) == (JobStatus.QUEUED, None)
+    assert (claim(queue).id, kinds(queue, job)[-3:]) == (job.id, ["paused", "resumed", "claimed"])
+
+
+def test_a_suspended_job_that_was_to_be_cancelled_is_cancelled(queue):
+    train(queue)
+    job = claim(queue)
+    queue.cancel(job.id)
+    queue.suspend(job, FULL)
+    assert (queue.get(job.id).status, queue.get(job.id).error) == (JobStatus.CANCELLED, None)
+
+
 @pytest.mark.parametrize(
     ("ask", "stop", "status"),
     [("cancel", Stop.CANCEL, JobStatus.CANCELLED), ("pause", Stop.PAUSE, JobStatus.PAUSED)],
@@ -659,3 +685,68 @@ def test_threads_that_claim_together_never_get_the_same_job(queue):
         done = [job_id for some in pool.map(work, "abcd") for job_id in some]
     assert len(done) == 40
     assert set(done) == ids
+
+
+def test_who_listens_to_a_job_hears_that_it_changed(queue):
+    job = train(queue)
+    with queue.listening(job.id) as changed:
+        queue.cancel(job.id)
+        assert changed(5)
+
+
+def standing(queue):
+    return {(each.lane, each.status): each.jobs for each in queue.tally().standing}
+
+
+def ended(queue):
+    return {
+        (each.kind, each.result): (dict(each.durations), round(each.seconds, 3))
+        for each in queue.tally().ended
+    }
+
+
+def test_the_tally_counts_the_jobs_of_each_lane_and_state(queue):
+    assert standing(queue) == {}
+    for _ in range(3):
+        train(queue)
+    images(queue)
+    claim(queue)
+    claim(queue)
+    queue.pause(train(queue).id)
+    assert standing(queue) == {
+        (Lane.INTERACTIVE, JobStatus.RUNNING): 1,
+        (Lane.TRAINING, JobStatus.RUNNING): 1,
+        (Lane.TRAINING, JobStatus.QUEUED): 2,
+        (Lane.TRAINING, JobStatus.PAUSED): 1,
+    }
+
+
+def test_the_tally_keeps_how_long_ended_jobs_took_also_when_they_are_gone(queue, clock):
+    for seconds in (4, 5, 700):
+        train(queue)
+        job = claim(queue)
+        queue.heartbeat(job, lease_s=1000)
+        clock.advance(seconds)
+        queue.succeed(job, {})
+    before = ended(queue)
+    assert before == {(TRAIN, JobStatus.SUCCEEDED): ({5: 2, 900: 1}, 709)}
+    queue.remove(job.id)
+    assert ended(queue) == before
+
+
+def test_the_tally_counts_each_end_of_a_job_and_none_that_never_ran(queue, clock):
+    queue.cancel(train(queue).id)
+    assert ended(queue) == {}
+    job = train(queue)
+    for took in (2, 100_000):
+        running = queue.claim("w1", lease_s=200_000)
+        clock.advance(took)
+        queue.fail(running, JobError(code="internal", message="no"))
+        queue.requeue(job.id, {})
+    assert ended(queue) == {(TRAIN, JobStatus.FAILED): ({2: 1, float("inf"): 1}, 100_002)}
+
+
+def test_a_list_that_can_be_written_stays_as_it_is_when_that_is_tried(queue):
+    job = train(queue)
+    queue.check_writable()
+    assert list(queue.jobs()) == [job]

@@ -11,17 +11,27 @@ from isengard.domain.job import (
     JobKind,
     JobStatus,
     Lane,
+    Needs,
     Phase,
     Progress,
     Requests,
     Signals,
     Stop,
 )
-from isengard.errors import Conflict, LeaseLost
-from isengard.queue.base import MAX_STALLED, YIELD_AFTER_S
+from isengard.domain.worker import WorkerState, largest_memory, serves
+from isengard.errors import Conflict, LeaseLost, NotFound
+from isengard.queue.base import ALIVE_S, MAX_STALLED, PREFER_WARM_S, YIELD_AFTER_S
+from tests.machines import gpu
 
 LEASE = 60.0
 QUEUED, RUNNING, PAUSED = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED
+MODELS = ("flux", "sdxl")
+NEEDS = [
+    Needs(memory_gb=gb, engine=engine, model=model)
+    for gb in (0, 20, 100)
+    for engine in ("", "native")
+    for model in ("", *MODELS)
+]
 
 
 @dataclass
@@ -30,6 +40,7 @@ class Known:
 
     id: str
     lane: Lane
+    needs: Needs
     status: JobStatus = QUEUED
     worker: str | None = None
     lease_until: float = 0
@@ -47,6 +58,29 @@ class Model:
 
     def __init__(self, clock) -> None:
         self.clock, self.jobs = clock, []
+        self.workers: dict[str, WorkerState] = {}
+
+    def held(self, worker):
+        return [job.id for job in self.jobs if job.status is RUNNING and job.worker == worker]
+
+    def alive(self):
+        return [known for known in self.workers.values() if known.seen_at > self.clock.now - ALIVE_S]
+
+    def gives(self, worker, job):
+        """Whether such a job is for the worker at all."""
+        known = self.workers.get(worker)
+        if known is None:
+            return True
+        return not known.draining and serves(known, job.needs, largest_gb=largest_memory(self.alive()))
+
+    def leaves(self, worker, job):
+        """Whether the worker leaves the job to another that has its model loaded."""
+        is_new = job.lane is Lane.INTERACTIVE and job.waiting_since > self.clock.now - PREFER_WARM_S
+        known = self.workers.get(worker)
+        if not is_new or known is None or job.needs.model in ("", known.warm):
+            return False
+        idle = [other for other in self.alive() if not self.held(other.name)]
+        return any(other.warm == job.needs.model and self.gives(other.name, job) for other in idle)
 
     def find(self, job_id):
         return next(job for job in self.jobs if job.id == job_id)
@@ -80,7 +114,9 @@ class Model:
         self.lose_silent()
         waiting = [job for job in self.jobs if job.status is QUEUED]
         waiting.sort(key=lambda job: job.lane is Lane.TRAINING)
-        for job in waiting[:1]:
+        for job in waiting:
+            if not self.gives(worker, job) or self.leaves(worker, job):
+                continue
             job.status, job.worker, job.lease_until = RUNNING, worker, self.clock.now + LEASE
             job.fence += 1
             return job
@@ -90,10 +126,11 @@ class Model:
         job = next((job for job in self.jobs if job.id == claimed.id), None)
         return job if job and job.status is RUNNING and job.fence == claimed.fence else None
 
-    def somebody_waits_for_an_image(self):
+    def somebody_waits_for_an_image(self, worker):
         then = self.clock.now - YIELD_AFTER_S
         return any(
             job.lane is Lane.INTERACTIVE
+            and self.gives(worker, job)
             and (
                 (job.status is QUEUED and job.waiting_since <= then)
                 or (job.status is RUNNING and job.lease_until <= then)
@@ -118,6 +155,9 @@ class Game:
             self.heartbeat: 12,
             self.finish: 6,
             self.kill_worker: 2,
+            self.announce: 16,
+            self.drain: 2,
+            self.leave: 1,
             self.user: 12,
             self.move: 3,
             self.wait: 4,
@@ -134,15 +174,21 @@ class Game:
         waiting.sort(key=lambda job: job.lane is Lane.TRAINING)
         listed = [job.id for job in truth.values() if job.status is QUEUED]
         assert listed == [job.id for job in waiting]
+        known = {worker.name: worker for worker in self.queue.workers()}
+        assert {
+            name: worker.model_copy(update={"job": None}) for name, worker in known.items()
+        } == self.model.workers
+        for name, worker in known.items():
+            assert worker.job in (self.model.held(name) or [None])
 
     def pick(self) -> Known | None:
         return self.random.choice(self.model.jobs) if self.model.jobs else None
 
     def enqueue(self) -> None:
         self.count += 1
-        lane = self.random.choice(list(Lane))
-        job = self.queue.enqueue(JobKind.TRAIN_LORA, {}, lane=lane, job_id=f"j{self.count}")
-        self.model.jobs.append(Known(job.id, lane, waiting_since=self.clock.now))
+        lane, needs = self.random.choice(list(Lane)), self.random.choice(NEEDS)
+        job = self.queue.enqueue(JobKind.TRAIN_LORA, {}, lane=lane, needs=needs, job_id=f"j{self.count}")
+        self.model.jobs.append(Known(job.id, lane, needs, waiting_since=self.clock.now))
 
     def claim(self) -> None:
         worker = self.random.choice("ab")
@@ -170,7 +216,7 @@ class Game:
         if signals.stop is Stop.YIELD:
             assert job.stop is None
             assert job.lane is Lane.TRAINING
-            assert self.model.somebody_waits_for_an_image()
+            assert self.model.somebody_waits_for_an_image(job.worker)
         else:
             assert signals.stop is job.stop
         if signals.stop:
@@ -209,8 +255,36 @@ class Game:
         for job in held:
             self.model.lose(job)
 
+    def announce(self) -> None:
+        name = self.random.choice("ab")
+        said = WorkerState(
+            name=name,
+            machine=gpu(self.random.choice([8, 24, 24])),
+            engines=self.random.choice([(), ("native",)]),
+            models=self.random.choice([MODELS, MODELS, MODELS[:1]]),
+            warm=self.random.choice(["", *MODELS, *MODELS]),
+        )
+        before = self.model.workers.get(name)
+        added = {"seen_at": self.clock.now, "draining": before is not None and before.draining}
+        self.model.workers[name] = said.model_copy(update=added)
+        assert self.queue.announce(said).model_copy(update={"job": None}) == self.model.workers[name]
+
+    def drain(self) -> None:
+        name, draining = self.random.choice("ab"), self.random.choice([True, False, False])
+        if name not in self.model.workers:
+            with pytest.raises(NotFound):
+                self.queue.drain(name, draining=draining)
+            return
+        assert self.queue.drain(name, draining=draining).draining is draining
+        self.model.workers[name] = self.model.workers[name].model_copy(update={"draining": draining})
+
+    def leave(self) -> None:
+        name = self.random.choice("ab")
+        self.queue.leave(name)
+        self.model.workers.pop(name, None)
+
     def user(self) -> None:
-        job = self.pick()
+        job, needs = self.pick(), self.random.choice(NEEDS)
         if job is None:
             return
         name = self.random.choice(["cancel", "pause", "resume", "requeue", "save", "sample", "remove"])
@@ -218,14 +292,14 @@ class Game:
             "cancel": lambda: self.queue.cancel(job.id),
             "pause": lambda: self.queue.pause(job.id),
             "resume": lambda: self.queue.resume(job.id),
-            "requeue": lambda: self.queue.requeue(job.id, {}),
+            "requeue": lambda: self.queue.requeue(job.id, {}, needs=needs),
             "save": lambda: self.queue.request(job.id, save=True),
             "sample": lambda: self.queue.request(job.id, sample=True),
             "remove": lambda: self.queue.remove(job.id),
         }[name]
         before = [Known(**vars(known)) for known in self.model.jobs]
         self.model.lose_silent()
-        change = self.expected_change(name, job)
+        change = self.expected_change(name, job, needs)
         if change is None:
             self.model.jobs = before
             with pytest.raises(Conflict):
@@ -234,7 +308,7 @@ class Game:
             ask()
             change()
 
-    def expected_change(self, name, job):
+    def expected_change(self, name, job, needs):
         """What a user's wish does to the model; None when it has to be refused."""
 
         def become(**values):
@@ -262,7 +336,9 @@ class Game:
                 (
                     job.status in (JobStatus.FAILED, JobStatus.CANCELLED),
                     lambda: (
-                        become(status=QUEUED, waiting_since=now, stalled=0, best=0, wishes=set())(),
+                        become(
+                            status=QUEUED, needs=needs, waiting_since=now, stalled=0, best=0, wishes=set()
+                        )(),
                         self.model.to_the_end(job),
                     ),
                 )
@@ -281,11 +357,11 @@ class Game:
         self.model.jobs.insert(self.model.jobs.index(other), job)
 
     def wait(self) -> None:
-        self.clock.advance(self.random.choice([0.5, 2, 30, 61]))
+        self.clock.advance(self.random.choice([0.3, 0.5, 0.5, 2, 2, 30, 61]))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_sequence_of_calls_ends_as_the_promises_say(queue, clock, seed):
     game = Game(queue, clock, seed)
-    for _ in range(200):
+    for _ in range(250):
         game.play()

@@ -1,13 +1,16 @@
 """The benchmarks run and end by themselves. What they measure is not judged here."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, resume, step_cache, train_step
+from benchmarks import engines, load, resume, step_cache, train_step
 from benchmarks.process import fresh
 from benchmarks.task import Measured, step_seconds
+
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
 
 
 @pytest.mark.slow
@@ -125,3 +128,12 @@ def test_a_failing_process_ends_the_benchmark_with_its_output(tmp_path: Path):
 def test_the_step_cache_is_compared_with_exact_images(capsys):
     step_cache.main(["--steps", "4", "--count", "1"])
     assert "first_block beside exact, per picture" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_load_is_put_on_a_page_beside_a_real_training(capsys):
+    load.main(["--browsers", "1", "--clients", "1", "--every", "0.1", "--seconds", "1", "--warm-up", "1"])
+    printed = capsys.readouterr().out
+    for row in ("page", "state", "tab", "a program's call", "steps/s", "processors: worker"):
+        assert row in printed
+    assert re.search(r"failed +│ 0 ", printed)

@@ -15,7 +15,7 @@ from scripts.demo_model.stage import Stage
 
 @pytest.mark.slow
 def test_a_miniature_build_gives_a_pipeline_an_encoder_and_a_report(tmp_path):
-    options = ["build", "--build", str(tmp_path), "--device", "cpu", "--effort", "0.001", "--people", "32"]
+    options = ["build", "--build", str(tmp_path), "--device", "cpu", "--effort", "0.0002", "--people", "32"]
     result = CliRunner().invoke(app, options, catch_exceptions=False)
     assert "PSNR" in result.output
     pipe = FluxPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)

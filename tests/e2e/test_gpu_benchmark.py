@@ -10,7 +10,11 @@ from benchmarks.gpu_cases import CASES, GENERATE, TRAIN, Case, Measured, Result,
 from benchmarks.random_flux import Shape
 from isengard.settings import ROOT
 
+pytestmark = pytest.mark.usefixtures("unmeasured_children")
+
 TINY = ["--layers", "1", "1", "--heads", "1", "--sides", "64", "--image-side", "64", "--steps", "2"]
+#: Half as much to compile.
+ONE_BLOCK = ["--layers", "0", "1"]
 #: What a machine that has CUDA, torch, transformers, peft and accelerate may well lack.
 ABSENT = ("gradio", "torchao", "bitsandbytes", "pi_heif", "prodigyopt", "typer", "flash_attn")
 
@@ -36,7 +40,7 @@ def test_cases_are_measured_once_and_go_into_the_file_and_the_documentation(tmp_
 def test_it_needs_no_package_that_a_bare_gpu_machine_may_lack(case):
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT}));"
-        f"from benchmarks import gpu; gpu.main({[*TINY, '--only', case]})"
+        f"from benchmarks import gpu; gpu.main({[*TINY, *ONE_BLOCK, '--only', case]})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False

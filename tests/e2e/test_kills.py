@@ -1,9 +1,5 @@
 """The worker process is killed again and again: the training ends as if nothing had happened."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -12,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from isengard.domain.job import JobStatus, Phase
-from isengard.settings import ROOT
+from tests.forked_workers import start_worker
 from tests.tiny_app import submit_training, tiny_app
 
 LONG = {
@@ -29,18 +25,12 @@ LONG = {
 @contextmanager
 def worker_process(app):
     """A real worker, killed at the end if it is still there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "isengard", "worker"],
-        env={**app.settings.child_environment(), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_worker(app.settings)
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def kill_when(app, job_id, condition):
@@ -54,16 +44,14 @@ def kill_when(app, job_id, condition):
 
     with worker_process(app) as process:
         wait_for(holds, process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def wait_for(condition, process, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, "the worker died by itself"
+        assert process.is_alive(), "the worker died by itself"
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.001)
+        time.sleep(0.002)
 
 
 def run_to_the_end(app, job_id):

@@ -12,6 +12,7 @@ from isengard.domain.job import JobKind, JobStatus, Phase
 from isengard.queue.redis import RedisQueue
 from isengard.settings import ROOT, Settings
 from isengard.wiring import build
+from tabs.training_live import log_lines
 from tests.redis_servers import Server
 from tests.tiny_app import submit_training, tiny_app
 
@@ -110,15 +111,15 @@ def test_a_worker_outlives_a_server_that_is_killed_and_comes_back(settings, serv
 
 
 @pytest.mark.slow
-def test_a_real_training_is_taken_over_and_another_machine_sees_it_all(tmp_path, server, tiny_flux):
+def test_a_real_training_is_taken_over_where_the_volume_is_mounted_elsewhere(tmp_path, server, tiny_flux):
     app = tiny_app(tmp_path, tiny_flux, redis_url=server.url, lease_s=2)
     page = build(app.settings)
     job_id = submit_training(app, steps=30, save_every=5)
     assert not app.settings.jobs_db.exists()
 
-    def worker():
+    def worker(settings):
         command = [sys.executable, "-m", "isengard", "worker"]
-        environment = {**app.settings.child_environment(), "OMP_NUM_THREADS": "1"}
+        environment = {**settings.child_environment(), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -127,13 +128,15 @@ def test_a_real_training_is_taken_over_and_another_machine_sees_it_all(tmp_path,
         progress = page.jobs.get(job_id).progress
         return progress and progress.phase is Phase.TRAINING and progress.step >= step
 
-    first = worker()
+    first = worker(app.settings.model_copy(update={"machine": "first"}))
     try:
         until(lambda: training_at(7))
     finally:
         first.kill()
         first.wait()
-    second = worker()
+    elsewhere = app.settings.data_dir.rename(tmp_path / "elsewhere")
+    page = build(app.settings.model_copy(update={"data_dir": elsewhere}))
+    second = worker(page.settings.model_copy(update={"machine": "second"}))
     try:
         until(lambda: page.jobs.get(job_id).status.ended, seconds=120)
     finally:
@@ -144,3 +147,8 @@ def test_a_real_training_is_taken_over_and_another_machine_sees_it_all(tmp_path,
     assert job.attempt >= 2
     steps = [row["step"] for row in page.jobs.metrics(job_id) if "loss" in row]
     assert steps == list(range(1, 31))
+    assert not app.settings.data_dir.exists()
+    logs = [page.settings.log_file("worker", machine=machine) for machine in ("first", "second")]
+    said = [line["text"] for line in log_lines(logs, job_id)]
+    assert "A worker has started it, attempt 1" in said
+    assert said[-1] == "Done"

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from isengard.domain.job import JobKind, JobStatus, Phase
-from isengard.wiring import build_handlers
+from isengard.equipment import equip
 from isengard.worker import Worker
 from tests.tiny_app import submit_training, tiny_app
 
@@ -22,7 +22,7 @@ class Interrupted:
     def __init__(self, app, phase, do):
         self.obeyed_after_s = None
         self.phase, self.do, self.fired_at = phase, do, None
-        self.handlers = dict(build_handlers(app.settings, app))
+        self.handlers = dict(equip(app.settings, app).handlers)
         self._train = self.handlers[JobKind.TRAIN_LORA]
         self.handlers[JobKind.TRAIN_LORA] = self.train
         self.worker = Worker(queue=app.queue, handlers=self.handlers, name="w", lease_s=60)
@@ -76,7 +76,7 @@ def test_pause_acts_at_once_and_resume_goes_on(app, phase):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_training_makes_room_for_an_image_in_every_phase_and_goes_on(app, phase, monkeypatch):
-    monkeypatch.setattr("isengard.queue.sqlite.YIELD_AFTER_S", 0.0)
+    monkeypatch.setattr("isengard.queue.sqlite_workers.YIELD_AFTER_S", 0.0)
     training = submit_training(app)
     images = []
 

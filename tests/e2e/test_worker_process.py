@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from isengard.errors import QueueUnavailable
 from isengard.queue.sqlite import SqliteQueue
 from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.supervisor import Supervisor, is_held, local_worker, lock_path, worker_name
+from tests.equipment import trains_with
 
 SMALL_WORKER = [sys.executable, "-m", "tests.e2e.small_worker"]
 
@@ -174,6 +176,17 @@ def test_a_worker_that_dies_at_once_is_started_again_ever_more_slowly(settings, 
     assert caplog.records[0].returncode == 0
 
 
+def test_a_worker_that_cannot_be_started_on_this_disk_just_now_is_tried_again(settings, caplog):
+    settings.logs_dir.parent.mkdir(parents=True)
+    settings.logs_dir.write_text("a file where a folder has to be")
+    supervisor = supervise(settings, [sys.executable, "-S", "-c", "print('x')"], first_pause_s=0.01)
+    supervisor.start()
+    until(lambda: "no worker can start" in caplog.text)
+    settings.logs_dir.unlink()
+    until(lambda: (settings.logs_dir / "output").exists())
+    supervisor.stop()
+
+
 def test_a_worker_that_lived_long_is_started_again_without_delay(settings):
     ticks = iter(range(0, 10_000, 100))
     pauses = []
@@ -230,9 +243,29 @@ def with_mode(settings, mode):
 def test_a_local_worker_in_a_thread_runs_jobs_while_the_block_lasts(settings, queue):
     job = queue.enqueue(JobKind.TRAIN_LORA, {})
     ours = with_mode(settings, WorkerMode.THREAD)
-    with local_worker(ours, queue, lambda: {JobKind.TRAIN_LORA: done}):
+    with local_worker(ours, queue, lambda: trains_with(done)):
         until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)
     assert not is_held(lock_path(ours))
+
+
+def test_a_job_that_does_not_end_in_time_does_not_hold_the_program_up(settings, queue, monkeypatch):
+    monkeypatch.setattr("isengard.supervisor.GRACE_S", 0.05)
+    begun, enough = threading.Event(), threading.Event()
+
+    def stubborn(job, report):
+        begun.set()
+        enough.wait(60)
+        return {}
+
+    job = queue.enqueue(JobKind.TRAIN_LORA, {})
+    try:
+        with local_worker(with_mode(settings, WorkerMode.THREAD), queue, lambda: trains_with(stubborn)):
+            assert begun.wait(30)
+        assert queue.get(job.id).status is JobStatus.RUNNING
+    finally:
+        enough.set()
+    until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)
+    until(lambda: not is_held(lock_path(settings)))
 
 
 def test_a_local_thread_waits_while_another_process_is_the_worker_and_then_takes_over(
@@ -243,7 +276,7 @@ def test_a_local_thread_waits_while_another_process_is_the_worker_and_then_takes
     until(lambda: is_held(lock_path(settings)))
     job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 100_000})
     until(lambda: now(settings, job) > (1, 3))
-    with local_worker(with_mode(settings, WorkerMode.THREAD), queue, lambda: {JobKind.TRAIN_LORA: done}):
+    with local_worker(with_mode(settings, WorkerMode.THREAD), queue, lambda: trains_with(done)):
         time.sleep(0.1)
         assert queue.get(job.id).status is JobStatus.RUNNING
         other.kill()
@@ -267,7 +300,7 @@ def test_a_local_worker_may_be_switched_off(settings, queue):
 
 @pytest.mark.slow
 def test_a_local_worker_is_a_process_of_its_own_by_default(settings, queue):
-    with local_worker(settings, queue, dict):
+    with local_worker(settings, queue, lambda: trains_with(done)):
         until(lambda: is_held(lock_path(settings)))
     assert not is_held(lock_path(settings))
 
@@ -285,5 +318,5 @@ def test_a_thread_outlives_a_queue_that_cannot_be_reached_at_first(settings, que
             return queue.release_worker(name)
 
     job = queue.enqueue(JobKind.TRAIN_LORA, {})
-    with local_worker(with_mode(settings, WorkerMode.THREAD), Busy(), lambda: {JobKind.TRAIN_LORA: done}):
+    with local_worker(with_mode(settings, WorkerMode.THREAD), Busy(), lambda: trains_with(done)):
         until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)

@@ -10,7 +10,11 @@ from isengard.domain.job import Requests
 from isengard.domain.model import Family, LocalModel, ModelCard
 from isengard.domain.training import TrainingSpec
 from isengard.engines.lora_format import save_lora
+from isengard.handlers.likeness import Likenesses
+from isengard.services.characters import CharacterService
+from isengard.services.likeness import LikenessService
 from isengard.settings import ROOT
+from isengard.store.characters import CharacterStore
 
 FOLDER = ROOT / "isengard" / "assets" / "demo-base"
 CARD = ModelCard(
@@ -69,6 +73,18 @@ def write_lora(path, weights=None, *, strength=1.0):
         created_at=0.0,
     )
     return LocalLora(id=path.stem, name=path.stem, path=path, trigger="ohwx", strength=strength)
+
+
+def likenesses(folder, loras, scorers):
+    """What measures images, with the characters of a folder."""
+    store = CharacterStore(characters_dir=folder / "characters", trash_dir=folder / "trash" / "characters")
+    characters = CharacterService(store=store)
+    return Likenesses(
+        likeness=LikenessService(characters=characters, scorers=scorers, cache_dir=folder / "sightings"),
+        characters=characters,
+        loras=loras,
+        runs_dir=folder / "runs",
+    )
 
 
 class Reports(list):

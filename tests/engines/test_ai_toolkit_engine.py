@@ -1,6 +1,5 @@
 """AI-Toolkit behind our contract, with a stand-in for its source."""
 
-import gc
 import hashlib
 import json
 import logging
@@ -84,15 +83,6 @@ def checkout(tmp_path_factory):
     return write_checkout(tmp_path_factory.mktemp("ai-toolkit"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _frozen() -> Iterator[None]:
-    """A run collects garbage four times: what the imports have left need not be looked through each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     """Each test imports the stand-in anew, and none leaves it to another."""
@@ -161,7 +151,7 @@ def test_a_training_leaves_what_the_contract_says(train, tmp_path, spec):
     reports = Reports()
     trained = train(report=reports)
     run = tmp_path / "run"
-    assert set(reports.phases) == set(Phase) - {Phase.VERIFYING, Phase.GENERATING}
+    assert set(reports.phases) == set(Phase) - {Phase.VERIFYING, Phase.GENERATING, Phase.CAPTIONING}
     assert names(run) == ["checkpoints", "metrics.jsonl", "samples"]
     assert names(run / "checkpoints") == ["step-00000002", "step-00000004", "step-00000006"]
     assert names(run / "samples") == ["00000000-0.png", "00000003-0.png", "00000006-0.png"]
@@ -315,6 +305,20 @@ def test_save_now_and_sample_now_act_at_the_next_step(train, tmp_path):
     train(report=Reports().at(Phase.TRAINING, 1, do=Requests(save=True, sample=True)))
     assert (tmp_path / "run" / "checkpoints" / "step-00000001" / "lora.safetensors").exists()
     assert (tmp_path / "run" / "samples" / "00000001-0.png").exists()
+
+
+def test_a_training_that_is_asked_to_finish_ends_at_that_step_as_if_it_were_the_last(train, tmp_path):
+    trained = train(report=Reports().at(Phase.TRAINING, 3, do=Requests(finish=True)))
+    assert (trained.steps, trained.path.parent.name) == (3, "step-00000003")
+    assert trained.path.is_file()
+
+
+def test_a_training_that_had_finished_early_makes_no_further_step_when_it_is_handed_out_again(train):
+    reports = Reports().at(Phase.TRAINING, 3, do=Requests(finish=True))
+    train(report=reports)
+    again = Reports().at(Phase.TRAINING, 3, do=Requests(finish=True))
+    assert train(report=again).steps == 3
+    assert again.steps == [3]
 
 
 def test_two_steps_on_the_bundled_model_are_the_smoke_test(checkout, tmp_path):

@@ -12,7 +12,9 @@ from isengard.engines.device import (
     plain_out_of_memory,
     total_memory,
 )
+from isengard.equipment import cards_for
 from isengard.errors import InvalidSpec, OutOfMemory
+from isengard.settings import Settings
 
 CPU = torch.device("cpu")
 
@@ -25,6 +27,11 @@ def test_cpu_is_found_and_computes_in_float32():
 
 def test_auto_finds_a_device():
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_every_card_has_an_id_of_its_own():
+    cards = cards_for(Settings(device="auto"))
+    assert len(set(cards)) == torch.cuda.device_count()
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -17,9 +17,10 @@ from isengard.engines.native.flux2 import Flux2Adapter
 from isengard.engines.native.sdxl import SdxlAdapter
 from isengard.engines.native.trainer import NativeTrainer
 from isengard.engines.pipelines.generator import PipelineGenerator
+from isengard.equipment import equip
 from isengard.errors import JobYielded, LoraRefused
 from isengard.settings import Settings
-from isengard.wiring import build, build_handlers
+from isengard.wiring import build
 from tests.tiny_hub import random_lora, save_tiny_hub
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ SMALL = {
 def large_card(tmp_path_factory):
     """The page and the planner believe in it; the work is done on the CPU."""
     tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1024, 81920, 9.0, 1'\n")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 1024, 81920, 9.0, 1, 35'\n")
     tool.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
@@ -66,7 +67,7 @@ def app(tmp_path_factory, tiny_flux, tiny_sdxl, large_card):
 
 @pytest.fixture(scope="module")
 def handlers(app):
-    return build_handlers(app.settings.model_copy(update={"device": "cpu"}), app)
+    return equip(app.settings.model_copy(update={"device": "cpu"}), app).handlers
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,9 @@ def train(app, tmp_path_factory):
         return NativeTrainer(adapters=ADAPTERS, device=CPU).train(
             spec=spec,
             model=app.weights.locate_to_train(card),
-            images=app.characters.training_images("mira"),
+            images=[
+                image.under(app.settings.characters_dir) for image in app.characters.training_images("mira")
+            ],
             run_dir=folder / f"{name}-{run}",
             cache_dir=folder / "cache",
             report=report,

@@ -427,8 +427,8 @@ def test_running_out_of_memory_frees_it_and_tells_what_takes_less(studio):
 def test_a_prompt_is_encoded_once(studio):
     studio.make()
     calls = studio.count_calls(studio.pipeline.text_encoder_2)
-    (first,) = studio.make(prompt="at sea")
-    (again,) = studio.make(prompt="at sea")
+    (first,) = studio.make(prompt="by a lake")
+    (again,) = studio.make(prompt="by a lake")
     assert same(first, again)
     assert len(calls) == 1
 

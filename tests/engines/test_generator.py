@@ -113,6 +113,11 @@ def test_a_second_request_loads_nothing(make, lora):
     assert {progress.phase for progress in reports} == {Phase.GENERATING}
 
 
+def test_a_generator_says_which_model_it_holds(make, generator):
+    make()
+    assert (generator.warm, PipelineGenerator(device=torch.device("cpu")).warm) == (MODEL.card.name, "")
+
+
 def test_an_unchanged_lora_is_kept_and_a_changed_file_is_read_again(generator, make, tmp_path):
     lora = write_lora(tmp_path / "lora.safetensors")
     (first,) = make(lora)

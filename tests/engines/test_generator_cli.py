@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from isengard.cli import generate, lora
 from isengard.engines.lora_format import read_header
 from isengard.errors import InvalidSpec, IsengardError, LoraRefused, NotFound
-from isengard.settings import Settings, WorkerMode
+from isengard.settings import ASSETS, Settings, WorkerMode
 from isengard.wiring import build
 from tests.engines.demo_model import lora_weights, write_lora
 
@@ -81,6 +81,18 @@ def test_images_are_made_and_their_paths_printed(invoke, lora_id):
     assert files[0].tobytes() != files[1].tobytes()
     for file in files:
         file.close()
+
+
+def test_the_best_are_kept_and_what_does_not_look_like_the_character_is_told(invoke, settings, lora_id):
+    app = build(settings)
+    app.characters.create("Mira", trigger="ohwx")
+    pictures = sorted((ASSETS / "characters" / "nova").glob("*.png"))[:3]
+    assert len(list(app.characters.add_files("mira", pictures))) == 3
+    result = invoke("generate", *QUICK, "--lora", lora_id, "--count", "3", "--keep-best", "1")
+    assert len(result.stdout.split()) == 1
+    assert len(list((settings.trash_dir / "images").iterdir())) == 2
+    for words in ("likeness to Mira: cosine ", "2 less alike were moved to", "do not look like Mira ("):
+        assert words in result.stderr
 
 
 def test_an_image_can_be_made_again_from_itself(invoke):

@@ -9,9 +9,9 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from isengard.domain.identity import gain, similarity
+from isengard.domain.identity import ScorerKind, gain, largest, similarity
 from isengard.settings import ASSETS
-from isengard.wiring import drawn_figure_scorer
+from isengard.wiring import open_scorer
 from scripts.demo_model.draw import BACKGROUNDS
 from scripts.demo_model.examples import EXAMPLES
 from scripts.demo_model.painting import load, paint
@@ -30,7 +30,7 @@ def pictures(name):
 
 @pytest.fixture(scope="module")
 def scorer():
-    return drawn_figure_scorer()
+    return open_scorer(ScorerKind.DRAWN_FIGURES)
 
 
 def test_weights_and_tokenizers_are_small():
@@ -66,7 +66,7 @@ def test_backgrounds_follow_the_prompt():
 
 def test_the_encoder_tells_the_examples_apart(scorer):
     names = [example.name.lower() for example in EXAMPLES if example.name != "Odin"]
-    embedded = {name: scorer.embed(pictures(name)) for name in names}
+    embedded = {name: largest(scorer.find(pictures(name))) for name in names}
     for name, own in embedded.items():
         (other,) = (each for key, each in embedded.items() if key != name)
         for place, one in enumerate(own):
@@ -78,7 +78,7 @@ def test_the_encoder_tells_the_examples_apart(scorer):
 
 def test_embeddings_are_of_unit_length_at_any_size(scorer):
     small, large = pictures("nova")[0], pictures("nova")[0].resize((512, 512))
-    one, other = scorer.embed([small, large.convert("L").convert("RGB")])
+    one, other = largest(scorer.find([small, large.convert("L").convert("RGB")]))
     assert len(one) == 64
     assert similarity(one, [one]) == pytest.approx(1, abs=1e-4)
     assert similarity(other, [other]) == pytest.approx(1, abs=1e-4)

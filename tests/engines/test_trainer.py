@@ -1,5 +1,6 @@
 import json
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -245,6 +246,12 @@ def test_save_now_and_sample_now_act_at_the_next_step(train, tmp_path):
     assert (tmp_path / "run" / "samples" / "00000001-0.png").exists()
 
 
+def test_a_training_that_is_asked_to_finish_ends_at_that_step_as_if_it_were_the_last(train, tmp_path):
+    trained = train(report=Reports().at(Phase.TRAINING, 3, do=Requests(finish=True)))
+    assert (trained.steps, trained.path.parent.name) == (3, "step-00000003")
+    assert trained.path.is_file()
+
+
 def test_a_run_may_go_on_with_more_steps_and_another_learning_rate(train, training_spec, tmp_path):
     train()
     spec = changed(training_spec, {"steps": 8, "learning_rate": 1e-3, "lr_scheduler": "constant"})
@@ -347,18 +354,18 @@ def test_out_of_memory_says_what_to_change(train, training_spec, monkeypatch):
 def test_a_full_disk_ends_in_plain_words_and_the_run_goes_on_when_there_is_room(
     train, tmp_path, undisturbed, monkeypatch
 ):
-    save = torch.save
+    write = Path.write_bytes
 
-    def full(content, path):
+    def full(path, content):
         if "step-00000004" in str(path):
             raise OSError(28, "No space left on device")
-        save(content, path)
+        return write(path, content)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DiskFull, match="no space left on the disk"):
         train()
     assert not list(tmp_path.rglob("*.partial-*"))
-    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(Path, "write_bytes", write)
     assert same(weights(train()), undisturbed["weights"])
 
 

@@ -233,6 +233,7 @@ def quick_compiler(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # which takes a third of torch's compiler's time
 @compiles
 def test_compiled_blocks_train_alike_and_serve_all_sizes_with_one_graph(train, quick_compiler):
     changes = {"resolutions": (64, 80, 96), "batch_size": 1, "steps": 5}
@@ -243,6 +244,7 @@ def test_compiled_blocks_train_alike_and_serve_all_sizes_with_one_graph(train, q
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # which takes a third of torch's compiler's time
 @compiles
 def test_a_compiled_training_goes_on_without_compilation_and_the_other_way(train, quick_compiler):
     plain = train("plain", gradient_checkpointing=True)
@@ -253,6 +255,7 @@ def test_a_compiled_training_goes_on_without_compilation_and_the_other_way(train
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # which takes a third of torch's compiler's time
 @compiles
 def test_sdxls_transformer_blocks_are_compiled_too(train, tiny_sdxl_model, quick_compiler):
     changes = {"model": tiny_sdxl_model, "steps": 2, "batch_size": 1, "targets": "attention"}

@@ -16,22 +16,24 @@ from isengard.settings import ROOT
 class RunningPage:
     """``python app.py`` on a free port with a data folder."""
 
-    def __init__(self, data_dir, *options):
+    def __init__(self, data_dir, *options, stderr=subprocess.PIPE):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self.data_dir = data_dir
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "app.py", "--port", str(self.port), "--data-dir", str(data_dir), *options]
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
 
     def wait_until_it_answers(self, seconds=60):
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.process.communicate()[1]
-            try:
-                return httpx.get(f"{self.url}/health", timeout=5).raise_for_status()
-            except httpx.TransportError:
-                time.sleep(0.05)
+        with httpx.Client(timeout=5) as client:
+            while time.monotonic() < end:
+                assert self.process.poll() is None, self.process.communicate()[1]
+                try:
+                    return client.get(f"{self.url}/health").raise_for_status()
+                except httpx.TransportError:
+                    time.sleep(0.05)
         return pytest.fail(f"the page did not answer within {seconds} seconds")
 
     def end(self, number=signal.SIGTERM, seconds=20):

@@ -1,6 +1,7 @@
 """The characters tab without a browser: what it shows, and what its scripts and buttons do."""
 
 import os
+import re
 import threading
 import time
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from isengard.domain.character import AddedImage
+from isengard.domain.identity import ScorerKind
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.services.examples import add_examples
 from isengard.services.machine import Machine
@@ -180,11 +182,11 @@ def test_viewers_share_one_reading_and_who_changes_something_sees_the_truth(page
 
 def test_the_fields_are_filled_again_only_when_the_record_has_changed(page, mira):
     first = characters.paint(page, Reader(page.app), mira, "")
-    assert first[7:11] == ["Mira", "mrxq", "woman", ""]
-    again = characters.paint(page, Reader(page.app), mira, first[11])
-    assert all(value["__type__"] == "update" for value in again[7:11])
-    page.app.characters.edit(mira, name="Mira Two")
-    assert characters.paint(page, Reader(page.app), mira, first[11])[7] == "Mira Two"
+    assert first[7:12] == ["Mira", "mrxq", "woman", "", ""]
+    again = characters.paint(page, Reader(page.app), mira, first[12])
+    assert all(value["__type__"] == "update" for value in again[7:12])
+    page.app.characters.edit(mira, name="Mira Two", scorer="look")
+    assert characters.paint(page, Reader(page.app), mira, first[12])[7:12:4] == ["Mira Two", "look"]
 
 
 # What is done
@@ -210,11 +212,18 @@ def test_a_created_character_is_there(page, changes):
 
 
 def test_edit_changes_the_record(page, changes, mira):
-    changes.edit(mira, "Mira Two", "mzzq", "person", "red hair")
+    changes.edit(mira, "Mira Two", "mzzq", "person", "red hair", "faces")
     character = page.app.characters.get(mira)
     assert (character.name, character.trigger, character.notes) == ("Mira Two", "mzzq", "red hair")
+    assert character.scorer is ScorerKind.FACES
     with pytest.raises(InvalidSpec, match="one word"):
-        changes.edit(mira, "Mira", "two words", "person", "")
+        changes.edit(mira, "Mira", "two words", "person", "", "")
+
+
+def test_what_the_photos_suggest_is_said_whatever_is_chosen(page, changes, mira):
+    page.app.characters.edit(mira, scorer="drawn_figures")
+    assert changes.suggested(mira) == {"scorer": "look"}
+    assert changes.suggested("") == {}
 
 
 def test_a_caption_is_kept_and_its_flags_come_back(page, changes, mira):
@@ -247,10 +256,10 @@ def test_caption_tools_change_all_captions(page, changes, mira):
         changes.caption_all(mira, "  ", only_empty=False)
 
 
-def test_an_export_is_a_zip_under_the_uploads(changes, mira, uploads):
+def test_an_export_is_a_zip_at_an_address_that_cannot_be_guessed(page, changes, mira):
     path = Path(unquote(changes.export(mira, resolve=True).partition("file=")[2]))
-    assert path.is_relative_to(uploads)
-    assert path.name == "mira.zip"
+    assert path.parent.parent == page.app.settings.exports_dir
+    assert re.fullmatch(r"[0-9a-f]{32}/mira\.zip", f"{path.parent.name}/{path.name}")
     with zipfile.ZipFile(path) as archive:
         texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".txt")]
     assert texts == ["a photo of mrxq in a park", "mrxq woman", "mrxq woman"]

@@ -1,6 +1,7 @@
 """The page around its tabs: what is public, what is refused, what the header says."""
 
 import asyncio
+import base64
 import re
 import subprocess
 import sys
@@ -16,15 +17,18 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from isengard.domain.job import Job, JobKind, JobStatus, Lane, Phase, Progress
-from isengard.errors import NotFound, QueueUnavailable
+from isengard.errors import NotFound
 from isengard.services.machine import Machine
 from isengard.settings import ROOT, Settings
 from isengard.wiring import build
 from tabs import api, status
 from tabs.common import WEB, Page, duration, handled, texts, uploaded
+from tabs.http.economy import economise
+from tabs.http.health import routes
+from tabs.http.origin import SameOrigin
 from tabs.page import build as build_page
 from tabs.pictures import Pictures
-from tabs.serving import SameOrigin, routes
+from tabs.progress import in_short
 
 
 @pytest.fixture
@@ -113,6 +117,19 @@ def test_a_generator_is_guarded_too():
     assert found == [0, 1]
 
 
+@pytest.mark.parametrize(("shown", "about"), [("ab12", "ab12"), ("", None)])
+def test_a_report_is_handed_to_the_browser_that_asked_for_it_and_kept_nowhere(
+    page, monkeypatch, shown, about
+):
+    monkeypatch.setattr(type(page.app.reports), "content", lambda _, job_id: f"about {job_id}".encode())
+    (report,) = [each for each in build_page(page).fns.values() if each.name == "report_problem"]
+    before = set(page.app.settings.data_dir.rglob("*"))
+    name, content = report.fn(shown).split(" ")
+    assert re.fullmatch(r"isengard-report-[0-9-]+\.zip", name)
+    assert base64.b64decode(content).decode() == f"about {about}"
+    assert set(page.app.settings.data_dir.rglob("*")) == before
+
+
 # Who may call
 
 
@@ -130,7 +147,8 @@ def client(page):
     [
         ({}, 200),
         ({"origin": "http://studio.example:7860"}, 200),
-        ({"origin": "https://pod-7860.proxy.example", "x-forwarded-host": "pod-7860.proxy.example"}, 200),
+        ({"origin": "https://pod-7860.proxy.example", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://evil.example", "x-forwarded-host": "evil.example"}, 403),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://studio.example"}, 403),
         ({"origin": "null"}, 403),
@@ -141,17 +159,8 @@ def test_a_request_from_another_site_is_refused(client, headers, code):
     assert client.get("/page", headers=headers).status_code == code
 
 
-def test_health_and_readiness(client, page, monkeypatch):
+def test_the_page_is_healthy_as_long_as_it_answers(client):
     assert client.get("/health").json()["status"] == "ok"
-    assert client.get("/ready").status_code == 200
-
-    def fails(**_):
-        raise QueueUnavailable("the job list cannot be read")
-
-    monkeypatch.setattr(type(page.app.jobs), "jobs", lambda self, **options: fails(**options))
-    answer = client.get("/ready")
-    assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
-    assert client.get("/health").status_code == 200
 
 
 # What the header says
@@ -175,14 +184,14 @@ def job(**values):
     ],
 )
 def test_the_running_job_in_one_line(progress, text, percent):
-    shown = status.in_short(job(progress=progress))
+    shown = in_short(job(progress=progress))
     assert (shown["text"], shown["percent"]) == (text, percent)
 
 
 def test_the_header_shows_the_queue_and_its_key_changes_with_it(page):
     look = status.looker(page)
     before = look()
-    assert (before["queue"], before["job"]) == ("Queue empty", None)
+    assert (before["queue"], before["jobs"]) == ("Queue empty", [])
     assert before["device"].endswith("CPU")
     page.app.queue.enqueue(JobKind.TRAIN_LORA, {"name": "Nova"})
     after = look()
@@ -224,7 +233,7 @@ def test_the_machine_is_asked_seldom():
 
 def test_the_gpu_is_described_by_its_driver(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 20480, 81920, 9.0, 1'\n")
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 20480, 81920, 9.0, 1, 35'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     state = Machine(device="cuda:0").state()
@@ -248,3 +257,15 @@ def test_pictures_are_served_as_small_copies_from_one_folder(page, tmp_path):
     assert page.pictures.thumbnail(source, side=200) == address
     assert page.pictures.thumbnail(tmp_path / "gone.png") == ""
     assert page.pictures.whole(page.app.settings.images_dir / "gone.png") == ""
+
+
+def test_the_queue_of_an_idle_page_rests():
+    with gr.Blocks() as demo:
+        gr.HTML()
+    demo.queue()
+    hurried = vars(demo._queue).copy()
+    economise(demo)
+    changed = {name for name, value in vars(demo._queue).items() if value != hurried.get(name)}
+    assert changed == {"sleep_when_free", "progress_update_sleep_when_free"}
+    assert changed < hurried.keys()
+    assert all(getattr(demo._queue, name) > hurried[name] for name in changed)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -12,24 +13,30 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
+from starlette.requests import Request
 
 from isengard.domain.generation import ImageSpec, LocalLora
+from isengard.domain.identity import ScorerKind
 from isengard.domain.job import Job, JobError, JobKind, JobStatus, Lane, Phase, Progress
+from isengard.domain.likeness import Likeness
 from isengard.domain.performance import StepCache
-from isengard.errors import InvalidSpec, NotFound
+from isengard.errors import InvalidSpec, NotFound, QueueUnavailable
+from isengard.services.examples import example
 from isengard.services.images import read_payload
 from isengard.services.machine import Machine
-from isengard.settings import Settings
+from isengard.settings import ASSETS, Settings
 from isengard.store.artifacts import Images, Loras
 from isengard.wiring import build
 from tabs import image_form, image_gallery, image_live
 from tabs.common import Page
 from tabs.image import ImageTab
 from tabs.image_form import FIELDS
+from tabs.image_gallery import Alike
 from tabs.image_layout import MAX_STRENGTH, NEVER
 from tabs.pictures import Pictures
 
 ALL = image_gallery.ALL
+REQUEST = gr.Request(Request({"type": "http", "client": ("127.0.0.1", 4000)}))
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def add_lora(settings, tmp_path):
 def add_image(settings, tmp_path):
     images = Images(images_dir=settings.images_dir, trash_dir=settings.trash_dir / "images")
 
-    def added(job_id="j1", index=0, *, loras=(), model="demo", seed=5, **spec):
+    def added(job_id="j1", index=0, *, loras=(), model="demo", seed=5, likeness=(), **spec):
         values = {
             "base_model": model,
             "prompt": "[trigger] [class], at sea",
@@ -103,6 +110,7 @@ def add_image(settings, tmp_path):
             loras=used,
             seed=seed,
             seconds=2.5,
+            likeness=likeness,
         )
 
     return added
@@ -212,7 +220,7 @@ def test_an_empty_seed_is_drawn_anew(page):
 )
 def test_a_wrong_value_becomes_a_toast_in_plain_words(page, tab, changes, words):
     async def press():
-        return [painted async for painted in tab.generate(given(tab, form(page, **changes)))]
+        return [painted async for painted in tab.generate(given(tab, form(page, **changes)), REQUEST)]
 
     with pytest.raises(gr.Error, match=words):
         asyncio.run(press())
@@ -280,15 +288,15 @@ def test_the_tab_is_filled_once_and_then_only_for_another_character(tab, page, a
     add_lora("job2", character="mira")
     opened = tab.open("", NEVER, event(draft=None))
     assert opened[tab.parts.selected] == "mira"
-    assert tab.open("", "mira", event(draft=None)) == {}
+    assert tab.open("", "mira", event(draft=None)) == {tab.parts.filled: "mira"}
     values = [form(page)[name] for name in FIELDS]
-    first = tab.refresh("mira", "mira", "", "36", ALL, ALL, *values)
+    first = tab.refresh("mira", "mira", "", "36", ALL, ALL, Alike.NEWEST, *values)
     assert tab.parts.fields["prompt"] not in first
-    again = tab.refresh("mira", "mira", first[tab.parts.seen], "36", ALL, ALL, *values)
+    again = tab.refresh("mira", "mira", first[tab.parts.seen], "36", ALL, ALL, Alike.NEWEST, *values)
     assert set(again) == {tab.parts.seen}
-    other = tab.refresh("nova", "mira", first[tab.parts.seen], "36", ALL, ALL, *values)
+    other = tab.refresh("nova", "mira", first[tab.parts.seen], "36", ALL, ALL, Alike.NEWEST, *values)
     assert painted_value(other[tab.parts.fields["lora"]]) == "job1"
-    assert tab.refresh("", NEVER, "not json", "many", ALL, ALL, *values)[tab.parts.stage] == {
+    assert tab.refresh("", NEVER, "not json", "many", ALL, ALL, Alike.NEWEST, *values)[tab.parts.stage] == {
         "state": "empty"
     }
 
@@ -373,9 +381,9 @@ def test_the_last_seed_can_be_used_again(tab, add_image):
 # The gallery
 
 
-def view(tab, *, seen="", shown="36", made_with=ALL, made_on=ALL):
+def view(tab, *, seen="", shown="36", made_with=ALL, made_on=ALL, alike=Alike.NEWEST):
     p = tab.parts
-    return {p.seen: seen, p.shown: shown, p.made_with: made_with, p.made_on: made_on}
+    return {p.seen: seen, p.shown: shown, p.made_with: made_with, p.made_on: made_on, p.alike: alike}
 
 
 def ids(painted, tab):
@@ -425,12 +433,12 @@ def test_a_deleted_image_goes_into_the_trash(tab, settings, add_image):
 
 def test_all_that_fits_the_filter_comes_in_one_zip(tab, page, add_image):
     with pytest.raises(gr.Error, match="no image to download"):
-        tab.archive(ALL, ALL)
+        tab.archive(ALL, ALL, Alike.NEWEST)
     add_image("a")
     add_image("b", model="flux1-dev")
-    tab.archive(ALL, ALL)
-    address = tab.archive(ALL, "flux1-dev")
-    (packed,) = Path(page.pictures.served[0]).glob("*.zip")
+    tab.archive(ALL, ALL, Alike.NEWEST)
+    address = tab.archive(ALL, "flux1-dev", Alike.NEWEST)
+    (packed,) = page.app.settings.exports_dir.glob("*/*.zip")
     assert address.endswith(packed.name)
     assert zipfile.ZipFile(packed).namelist() == ["b-0.png"]
 
@@ -439,7 +447,123 @@ def test_a_zip_that_takes_too_long_is_refused_with_a_way_out(page, add_image, mo
     add_image()
     monkeypatch.setattr(image_gallery, "MAX_ZIP", 10)
     with pytest.raises(InvalidSpec, match="choose a character or a model first"):
-        image_gallery.archive(page, character=ALL, model=ALL)
+        image_gallery.archive(page, character=ALL, model=ALL, alike=Alike.NEWEST)
+
+
+# Likeness
+
+
+def alike(share, *, cosine=0.5, character="nova"):
+    kind = ScorerKind.FACES
+    return Likeness(character=character, name=character.title(), scorer=kind, cosine=cosine, share=share)
+
+
+def test_an_image_is_shown_with_its_likeness(page, add_image):
+    (shown,) = image_gallery.items(page, [add_image(likeness=(alike(0.876),))])
+    assert shown["badge"] == {"name": "Nova", "text": "88 %", "level": "alike"}
+    facts = {fact["name"]: fact["value"] for fact in shown["details"]}
+    assert facts["Likeness to Nova"] == "88 % of the way, cosine 0.50"
+
+
+@pytest.mark.parametrize(
+    ("likeness", "text", "level"),
+    [
+        ([alike(1.07)], "100 %", "alike"),
+        ([alike(0.6)], "60 %", "between"),
+        ([alike(-0.1)], "0 %", "unlike"),
+        ([alike(None, cosine=0.712)], "0.71", "unknown"),
+        ([alike(0.0, cosine=None)], "", "unlike"),
+        ([alike(0.9), alike(0.3, character="odin")], "30 %", "unlike"),
+    ],
+)
+def test_a_badge_says_the_least_likeness_and_nothing_that_nobody_knows(likeness, text, level):
+    badge = image_gallery.badge(likeness)
+    assert (badge["text"], badge["level"]) == (text, level)
+
+
+def test_an_image_without_a_known_character_has_no_badge(page, add_image):
+    assert image_gallery.items(page, [add_image()])[0]["badge"] is None
+
+
+def test_the_viewer_says_when_nobody_is_seen():
+    assert image_gallery.in_words(alike(0.0, cosine=None)) == "nobody is seen"
+    assert image_gallery.in_words(alike(None)) == "cosine 0.50"
+
+
+def test_the_gallery_is_sorted_and_filtered_by_likeness(tab, add_image):
+    add_image("some", likeness=(alike(0.6),))
+    add_image("best", likeness=(alike(0.95),))
+    add_image("none", likeness=(alike(0.1),))
+    add_image("both", likeness=(alike(0.9), alike(0.2, character="odin")))
+    add_image("unknown", likeness=(alike(None),))
+    add_image("plain")
+
+    def shown(how, **more):
+        return [each[:-2] for each in ids(tab.choose_filter(view(tab, alike=how, **more)), tab)]
+
+    assert shown(Alike.BEST) == ["best", "some", "unknown", "both", "none"]
+    assert shown(Alike.GOOD) == ["best"]
+    assert set(shown(Alike.NONE)) == {"none", "both"}
+    assert set(shown("nonsense")) == set(shown(Alike.NEWEST)) == {*shown(Alike.BEST), "plain"}
+
+
+def test_the_likeness_to_the_chosen_character_counts(tab, add_lora, add_image):
+    add_lora("job1", character="nova")
+    two = ({"lora": "job1"},)
+    add_image("both", loras=two, likeness=(alike(0.9), alike(0.2, character="odin")))
+    assert ids(tab.choose_filter(view(tab, alike=Alike.GOOD, made_with="nova")), tab) == ["both-0"]
+
+
+def test_the_form_asks_for_the_best_only_when_there_is_a_choice(page, add_lora):
+    add_lora()
+    example(page.app.characters, ASSETS / "characters" / "nova")
+    asked = [
+        read_payload(image_form.submit(page, form(page, count=count, keep_best=2)))[0].keep_best
+        for count in (1, 2, 4)
+    ]
+    assert asked == [None, None, 2]
+
+
+def test_the_best_of_a_character_without_photos_cannot_be_told(page, add_lora):
+    add_lora()
+    with pytest.raises(InvalidSpec, match="there are none of 'nova'"):
+        image_form.submit(page, form(page, count=4, keep_best=2))
+
+
+def claimed_job(page):
+    image_form.submit(page, form(page))
+    return page.app.queue.claim("w", lease_s=60)
+
+
+def test_images_that_are_not_like_the_character_are_said_to_be_with_what_helps(page, add_image):
+    made = claimed_job(page)
+    assert image_live.stage(page)["unlike"] == []
+    for index, share in enumerate((0.1, 0.2)):
+        weak = [{"lora": "job1", "strength": 0.3}]
+        add_image(made.id, index, loras=weak, likeness=(alike(share),))
+    assert image_live.stage(page)["unlike"] == [
+        {"name": "Nova", "percent": 15, "weak": True, "strength": 0.3}
+    ]
+
+
+def test_what_was_left_out_is_brought_back_by_a_button(tab, page, add_image):
+    made = claimed_job(page)
+    left_out = [add_image(made.id, index, likeness=(alike(0.9),)).id for index in range(3)][1:]
+    for each in left_out:
+        page.app.images.remove(each)
+    page.app.queue.succeed(made, {"left_out": left_out})
+    shown = image_live.stage(page)
+    assert (shown["kept"], shown["left_out"]) == (1, 2)
+    painted = tab.restore(view(tab), event(id=made.id))
+    assert len(painted[tab.parts.stage]["items"]) == len(painted[tab.parts.gallery]["items"]) == 3
+    assert "left_out" not in painted[tab.parts.stage]
+
+
+def test_what_was_deleted_for_good_cannot_be_brought_back(tab, page):
+    made = claimed_job(page)
+    page.app.queue.succeed(made, {"left_out": [f"{made.id}-0"]})
+    with pytest.raises(gr.Error, match="deleted for good"):
+        tab.restore(view(tab), event(id=made.id))
 
 
 # The generation under way
@@ -449,7 +573,15 @@ class FakeJobs:
     """Hands out the states of one job, one after the other; the last for ever."""
 
     def __init__(self, *jobs):
-        self.left = list(jobs)
+        self.left, self.now = list(jobs), 0.0
+
+    @contextmanager
+    def listening(self, job_id):
+        def changed(seconds):
+            self.now += seconds
+            return True
+
+        yield changed
 
     def get(self, job_id):
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
@@ -464,19 +596,14 @@ def job(status, **more):
 PAINTING = Progress(phase=Phase.GENERATING, step=5, total=20, message="image 1 of 1", preview="preview.png")
 
 
-def attached(*states, leaving=lambda: False, clock=None):
-    told, now = [], [0.0]
-
-    async def sleep(seconds):
-        now[0] += seconds
+def attached(*states, leaving=lambda: False):
+    told, jobs = [], FakeJobs(*states)
 
     def tell(done, *, desc=None, unit="steps"):
         told.append((done, desc))
 
-    ended = asyncio.run(
-        image_live.attach(FakeJobs(*states), "g1", tell, leaving=leaving, clock=lambda: now[0], sleep=sleep)
-    )
-    return ended, told, now[0]
+    ended = asyncio.run(image_live.attach(jobs, "g1", tell, leaving=leaving, clock=lambda: jobs.now))
+    return ended, told, jobs.now
 
 
 @pytest.mark.parametrize("end", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
@@ -491,6 +618,16 @@ def test_a_long_generation_is_left_before_a_minute_has_passed():
     left, _, waited = attached(job(JobStatus.RUNNING))
     assert not left.status.ended
     assert image_live.PATIENCE_S <= waited < 60
+
+
+def test_a_job_list_that_goes_away_ends_the_attachment_and_not_the_generation():
+    class Broken(FakeJobs):
+        def listening(self, job_id):
+            raise QueueUnavailable("the server is gone")
+
+    running = job(JobStatus.RUNNING)
+    left = asyncio.run(image_live.attach(Broken(running), "g1", lambda *_, **__: None, leaving=lambda: False))
+    assert left == running
 
 
 def test_a_server_that_ends_is_not_kept_waiting():
@@ -524,7 +661,7 @@ def test_a_running_generation_is_shown_with_its_preview_after_a_reload(page):
     shown = image_live.stage(page)
     assert (shown["state"], shown["job"], shown["percent"]) == ("active", claimed.id, 25)
     assert shown["preview"].startswith("data:image/png;base64,")
-    assert shown["waiting"] == [{"id": waiting.id, "prompt": "the next"}]
+    assert shown["waiting"] == [{"id": waiting.id, "prompt": "the next", "why": ""}]
     now = image_live.watcher(page)()
     assert (now["job"], now["steps"]) == (claimed.id, "step 5 of 20")
     assert "preview" not in image_live.still(shown)
@@ -559,7 +696,7 @@ def test_a_generation_is_cancelled_and_a_training_is_not(tab, page):
 def test_a_press_enqueues_one_job_and_shows_it(tab, page, add_image):
     async def press():
         stages = []
-        async for painted in tab.generate(given(tab, form(page))):
+        async for painted in tab.generate(given(tab, form(page)), REQUEST):
             stages.append(painted[tab.parts.stage]["state"])
             if len(stages) == 1:
                 page.app.queue.succeed(page.app.queue.claim("w", lease_s=60), {"images": []})

@@ -219,7 +219,7 @@ def view(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("ISENGARD_CONFIGS_DIR", str(configs))
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    hub.pause_s = 0.005
+    hub.pause_s = 0.02
     with running_page(tmp_path / "data", "--worker", "none") as page, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")

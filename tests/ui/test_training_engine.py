@@ -94,7 +94,7 @@ def test_an_installation_is_shown_to_every_page_and_can_be_cancelled(absent):
         pass
     shown = View(absent).parts(CHOICE, {}, "")["engine"]  # as a page that was loaded anew sees it
     assert (shown["installing"], shown["stage"], shown["percent"], shown["ended"]) == (True, "source", 25, 0)
-    during = look()
+    during = status.looker(absent)()  # its first question: no turn of another page is before it
     assert during["key"] != before["key"]
     assert during["again_s"] < before["again_s"]
     actions.stop_installing()

@@ -7,16 +7,20 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from isengard.domain.job import JobError, JobKind, JobStatus, Lane, Phase, Progress, Stop
 from isengard.domain.presets import IDENTITY_FIELDS
 from isengard.domain.training import TrainingSpec
 from isengard.errors import Conflict, InvalidSpec, NotFound
 from isengard.services.machine import Machine
+from isengard.store.artifacts import Loras
 from tabs import training, training_fields, training_lists, training_live
 from tabs.common import WEB, Page, words
+from tabs.http import files
 from tabs.pictures import Pictures
-from tabs.status import figures
+from tabs.progress import figures
 from tabs.training_actions import Actions
 from tabs.training_setup import Choice
 from tabs.training_view import View, filled
@@ -256,7 +260,7 @@ def test_the_log_holds_only_lines_of_the_job_in_plain_words(tmp_path):
         {**base, "message": "names abc", "job_id": "def"},
     ]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"job_id": "abc", "cut', encoding="utf-8")
-    assert [line["text"] for line in training_live.log_lines(path, "abc")] == [
+    assert [line["text"] for line in training_live.log_lines([path], "abc")] == [
         "Checkpoint at step 80 (scheduled)"
     ]
 
@@ -270,11 +274,11 @@ def test_a_line_of_the_log_may_hold_braces(tmp_path):
         "message": "{ printed",
     }
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    assert [line["text"] for line in training_live.log_lines(path, "abc")] == ["{ printed"]
+    assert [line["text"] for line in training_live.log_lines([path], "abc")] == ["{ printed"]
 
 
 def test_without_a_log_there_are_no_lines(tmp_path):
-    assert training_live.log_lines(tmp_path / "none", "abc") == []
+    assert training_live.log_lines([tmp_path / "none"], "abc") == []
 
 
 # Lists
@@ -282,7 +286,7 @@ def test_without_a_log_there_are_no_lines(tmp_path):
 
 def test_waiting_trainings_know_their_neighbours(app):
     first, second, third = (submit_training(app) for _ in range(3))
-    rows = training_lists.waiting_rows(app.jobs.jobs(), **NAMES)
+    rows = training_lists.waiting_rows(app.jobs.jobs(), **NAMES, why_waiting=lambda _: "")
     assert [(row["job"], row["up"], row["down"], row["can_down"]) for row in rows] == [
         (first, "", third, True),
         (second, first, "", True),
@@ -293,7 +297,7 @@ def test_waiting_trainings_know_their_neighbours(app):
 def test_the_history_says_how_trainings_ended(app):
     failed, done = ended(app, "disk_full"), ended(app, "succeeded")
     rows = training_lists.history_rows(
-        app.jobs.jobs(), **NAMES, worked=lambda _: 61.0, checkpoints={done: [6]}.get
+        app.jobs.jobs(), **NAMES, worked=lambda _: 61.0, checkpoints={done: [6]}.get, where=lambda _: ""
     )
     assert [row["job"] for row in rows] == [done, failed]
     assert [(row["again"], row["more"]) for row in rows] == [(True, True), (True, False)]
@@ -305,7 +309,7 @@ def test_a_record_that_cannot_be_read_is_listed_all_the_same(app):
     job = app.queue.enqueue(JobKind.TRAIN_LORA, {"spec": {"steps": 3}}, lane=Lane.TRAINING)
     app.jobs.cancel(job.id)
     (row,) = training_lists.history_rows(
-        [app.jobs.get(job.id)], **NAMES, worked=lambda _: 0, checkpoints=lambda _: [3]
+        [app.jobs.get(job.id)], **NAMES, worked=lambda _: 0, checkpoints=lambda _: [3], where=lambda _: ""
     )
     assert (row["again"], row["more"], row["about"]) == (False, False, "its settings cannot be read any more")
 
@@ -433,6 +437,29 @@ def test_the_parts_follow_the_running_training_or_the_one_picked(app, view):
     assert view.parts(CHOICE, {}, "gone")["shown"] == running
 
 
+def test_a_lora_can_be_downloaded_as_long_as_it_is_there(app, view, tmp_path):
+    job_id = ended(app, "succeeded")
+    (tmp_path / "lora").write_bytes(b"weights")
+    loras = Loras(
+        loras_dir=app.settings.loras_dir,
+        runs_dir=app.settings.runs_dir,
+        trash_dir=app.settings.trash_dir / "loras",
+    )
+    facts = {
+        "name": "Mira",
+        "character": "mira",
+        "trigger": "ohwx",
+        "class_word": "person",
+        "base_model": "tiny",
+    }
+    loras.add(lora_id=job_id, steps=6, source=tmp_path / "lora", details={}, **facts)
+    link = view.parts(CHOICE, {}, job_id)["card"]["file"]
+    served = TestClient(Starlette(routes=files.routes(app)))
+    assert served.get(link).content == b"weights"
+    app.images.remove_lora(job_id)
+    assert view.parts(CHOICE, {}, job_id)["card"]["file"] == ""
+
+
 def test_nothing_chosen_means_what_was_trained_last(app, view):
     ended(app, "succeeded")
     parts = view.parts(Choice("", "", ""), None, "")
@@ -491,6 +518,14 @@ def test_what_has_not_changed_is_not_painted_again(app, built):
     for component, answer in zip(built.outputs[:-2], again[:-2], strict=True):
         assert (answer == gr.skip()) != isinstance(component, gr.HTML)
     assert shown_and_painted == [app.jobs.jobs()[0].id, painted]
+
+
+def test_what_moves_is_painted_without_the_rest_of_the_tab(app, built, view):
+    job = submit_training(app)
+    whole = view.parts(CHOICE, {}, "")
+    assert built.course.refresh("") == [whole[name] for name in ("card", "curves", "log")]
+    assert built.course.refresh(job) == built.course.refresh("")
+    assert set(built.course.outputs) < set(built.outputs)
 
 
 def test_what_is_remembered_as_painted_is_not_believed_blindly(built):

@@ -38,6 +38,7 @@ CONFIG = yaml.safe_load(TEXT)
 OURS = IDENTITY_FIELDS | {
     "engine", "loss_weighting", "max_upscale", "validate_every",
     "streamed_blocks", "text_encoders", "attention", "compile", "devices",
+    "stop_early", "compare_when_done",
 }  # fmt: skip
 
 

@@ -185,6 +185,7 @@ def app(tmp_path, tiny_flux, toolkit):
             "ai-toolkit": Engine((Family.FLUX, Family.SDXL), absence=lambda: toolkit.absent),
         },
         planning=app.planning,
+        room=app.room,
         runs_dir=app.settings.runs_dir,
     )
     return replace(app, training=training)

@@ -15,18 +15,6 @@ from isengard.store.artifacts import Images, Loras, read_settings, slug
 SPEC = ImageSpec(base_model="demo", prompt="a photo of [trigger]", width=64, height=96, seed=7, count=3)
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def loras(tmp_path, clock):
     return Loras(
@@ -119,6 +107,24 @@ def test_a_damaged_record_hides_only_its_own_lora(loras, source, tmp_path):
     (tmp_path / "loras" / "job2" / "lora.json").write_text(json.dumps({"id": "job2"}))
     (tmp_path / "loras" / "job3" / "mira-vance.safetensors").unlink()
     assert [lora.id for lora in loras.list()] == ["job4"]
+    for lora_id in ("job1", "job2", "job3"):
+        with pytest.raises(NotFound, match=rf"LoRA '{lora_id}' is damaged: .*lora\.json.*from a backup"):
+            loras.get(lora_id)
+
+
+@pytest.mark.parametrize(
+    "value", ["../../secret.safetensors", "/etc/passwd", "..", "a/b.safetensors", "x.pt"]
+)
+def test_a_record_that_names_a_file_elsewhere_is_none(loras, source, tmp_path, value):
+    add(loras, source)
+    (tmp_path / "secret.safetensors").write_bytes(b"secret")
+    file = tmp_path / "loras" / "job1" / "lora.json"
+    whole = json.loads(file.read_text())
+    for field in ("id", "filename"):
+        file.write_text(json.dumps(whole | {field: value}))
+        assert loras.list() == ()
+        with pytest.raises(NotFound):
+            loras.resolve(LoraRef(lora="job1"))
 
 
 def test_a_removed_lora_goes_to_the_trash_also_twice_in_a_second(loras, source, tmp_path):
@@ -203,6 +209,13 @@ def test_images_of_a_job_come_in_its_order(images):
     assert [saved.record.index for saved in images.of_job("job9")] == [2, 10]
 
 
+def test_the_images_a_job_has_kept_are_those_under_its_names(images, tmp_path):
+    assert images.kept("job9", count=3) == ()
+    for index in (0, 2, 3):
+        save(images, index)
+    assert [saved.record.index for saved in images.kept("job9", count=3)] == [0, 2]
+
+
 def test_a_removed_image_goes_to_the_trash(images, tmp_path):
     save(images)
     images.remove("job9-0")
@@ -245,6 +258,13 @@ def test_a_file_that_changed_or_went_is_noticed(images, tmp_path):
     assert [one.record.prompt for one in images.list(limit=None)] == ["two"]
     saved.path.unlink()
     assert images.list() == ()
+
+
+def test_another_file_of_the_same_time_is_noticed(images):
+    facts = {"job_id": "j", "index": 0, "spec": SPEC, "loras": (), "seed": 7, "seconds": 1}
+    for prompt in ("one", "two"):
+        os.utime(images.add(Image.new("RGB", (64, 96)), prompt=prompt, **facts).path, ns=(5, 5))
+        assert [one.record.prompt for one in images.list()] == [prompt]
 
 
 def test_a_folder_that_is_not_there_yet_is_empty(tmp_path):

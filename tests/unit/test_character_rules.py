@@ -108,6 +108,12 @@ def test_an_id_is_made_from_the_name_and_is_free():
     assert free_id("Anna", {"anna", "anna-2"}) == "anna-3"
 
 
+@pytest.mark.parametrize("template", ["[caption]" * 100_000, "x" * 10**6])
+def test_a_template_that_would_grow_without_end_is_refused_before_it_does(template):
+    with pytest.raises(InvalidSpec, match="a caption has at most 4000 characters"):
+        fill_template(template, "x" * 4000)
+
+
 def test_placeholders_become_words():
     assert resolve_caption("[trigger] as a [class], [trigger]", "ohwx", "man") == "ohwx as a man, ohwx"
 

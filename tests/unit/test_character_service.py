@@ -1,9 +1,11 @@
 import zipfile
 
 import pytest
+from PIL import Image
 
 from isengard.domain.character import AddedImage, RefusedImage
 from isengard.errors import Conflict, InvalidSpec, NotFound
+from isengard.services import characters
 from isengard.services.characters import CharacterService
 from isengard.store.characters import CharacterStore
 from tests.unit.character_pictures import encoded, picture, write, zipped
@@ -149,7 +151,11 @@ def test_readiness_joins_what_is_known(service, anna):
 def test_training_images_have_their_captions_resolved(service, anna):
     images = service.training_images(anna.id)
     assert [image.caption for image in images] == ["nnsxq by the sea", "nnsxq woman", "nnsxq woman"]
-    assert [(image.path.is_file(), image.width, image.height) for image in images] == [(True, 96, 80)] * 3
+    sizes = [(image.width, image.height) for image in images]
+    assert sizes == [(96, 80)] * 3
+    assert [image.path.as_posix() for image in images] == [
+        f"anna-smith/images/{image.id}.png" for image in anna.images
+    ]
     assert [image.sha256 for image in images] == [image.sha256 for image in anna.images]
 
 
@@ -229,3 +235,23 @@ def test_a_zip_of_pictures_is_taken(service, tmp_path):
     )
     added, refused = service.add_files("bob", [archive])
     assert (added.image.filename, added.image.caption, refused.filename) == ("a/1.webp", "hi", "x.md")
+
+
+def test_a_replacement_that_would_grow_without_end_is_refused_before_it_does(service, anna):
+    service.set_caption(anna.id, anna.images[0].id, "a" * 4000)
+    with pytest.raises(InvalidSpec, match="at most 4000 characters, and would have 4000000000"):
+        service.replace_in_captions(anna.id, "a", "b" * 10**6)
+    assert captions(service)[0] == "a" * 4000
+
+
+def test_pictures_that_unpack_to_far_more_than_was_sent_are_refused_and_the_first_ones_kept(
+    service, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(characters, "MAX_PIXELS", 2 * 1000 * 1000)
+    service.create("Anna")
+    flat = {f"{grey}.png": encoded(Image.new("L", (1000, 1000), grey)) for grey in range(6)}
+    results = list(service.add_files("anna", [zipped(tmp_path / "a.zip", flat)]))
+    kinds = [type(result) for result in results]
+    assert kinds == sorted(kinds, key=(AddedImage, RefusedImage).index)
+    assert 2 <= kinds.count(AddedImage) < 6
+    assert "like a bomb; send this one alone" in results[-1].reason

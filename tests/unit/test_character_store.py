@@ -1,14 +1,18 @@
 import json
+import os
 import threading
+from functools import partial
 
 import pytest
 from filelock import FileLock
 
+from isengard import files
 from isengard.domain.character import Character, ReferenceImage
 from isengard.errors import Conflict, ImageRefused, InvalidSpec, NotFound
-from isengard.store import characters as module
+from isengard.files import write_text
 from isengard.store.characters import CharacterStore
 from isengard.store.decoding import difference_hash, pixel_hash
+from isengard.store.looks import FOLDERS, forget
 from tests.unit.character_pictures import picture
 
 
@@ -100,6 +104,21 @@ def test_any_change_makes_another_version(store):
     versions.append(store.version())
     assert len(set(versions[:-1])) == len(versions) - 1
     assert versions[-1] == versions[0] != versions[-2]
+
+
+def test_a_change_by_a_machine_whose_clock_is_behind_makes_another_version(store, folder):
+    create(store)
+    os.utime(folder, (9e9, 9e9))
+    before = store.version()
+    os.utime(folder, (5, 5))
+    assert store.version() != before
+
+
+def test_a_character_that_is_there_already_is_never_replaced(store, folder):
+    create(store)
+    with pytest.raises(Conflict, match="'anna' was made by another program just now"):
+        create(store, trigger="other")
+    assert store.get("anna").trigger == "nnxq"
 
 
 def test_a_trigger_belongs_to_one_character(store):
@@ -321,7 +340,7 @@ def test_changes_from_many_threads_lose_nothing(store):
 
 
 def test_a_lock_that_is_never_released_ends_in_plain_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT_S", 0.01)
     store = CharacterStore(characters_dir=tmp_path, trash_dir=tmp_path / "trash")
     with FileLock(tmp_path / ".lock"), pytest.raises(Conflict, match="another program has been changing"):
         create(store)
@@ -344,3 +363,21 @@ def test_a_new_character_gets_to_know_what_is_taken(store):
 def test_the_record_is_plain_json(store, folder):
     create(store)
     assert json.loads((folder / "character.json").read_text())["trigger"] == "nnxq"
+
+
+@pytest.mark.parametrize("way", ["the image", "the character"])
+def test_what_is_kept_of_looks_goes_with_the_image(tmp_path, way):
+    cache = tmp_path / "cache"
+    store = CharacterStore(
+        characters_dir=tmp_path / "characters", trash_dir=tmp_path / "trash", forget=partial(forget, cache)
+    )
+    create(store)
+    image = add(store)
+    kept = [cache / folder / "faces" / f"{name}.json" for folder in FOLDERS for name in (image.id, "other")]
+    for file in kept:
+        write_text(file, "[]")
+    if way == "the image":
+        store.remove_image("anna", image.id, now=2.0)
+    else:
+        store.purge(store.delete("anna", now=2.0).id)
+    assert [file.stem for file in kept if file.exists()] == ["other", "other"]

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from isengard.domain.training import TrainingImage
 from isengard.engines.native.cache import TensorCache, fingerprint
 from isengard.engines.native.checkpoint import Checkpoints, Metrics, Reason, read_metrics
 from isengard.engines.native.dataset import HOLD_OUT_FROM, held_out
+from isengard.errors import LeaseLost
 
 
 @pytest.fixture
@@ -33,6 +36,17 @@ def test_the_newest_checkpoint_is_chosen_by_step_and_not_by_file_time(checkpoint
 def test_a_new_run_has_none(checkpoints):
     assert checkpoints.newest() is None
     assert checkpoints.steps() == []
+
+
+def test_a_cached_tensor_that_is_used_again_after_days_is_marked_as_used(tmp_path):
+    cache, tensors = TensorCache(tmp_path), {"x": torch.ones(2)}
+    cache.get({"text": "a"}, lambda: tensors)
+    (file,) = tmp_path.rglob("*.safetensors")
+    for age_days, marked in ((0.5, False), (9, True)):
+        then = time.time() - age_days * 86_400
+        os.utime(file, (then, then))
+        assert cache.get({"text": "a"}, dict)["x"].tolist() == [1, 1]
+        assert (file.stat().st_mtime > then + 1) is marked
 
 
 def test_half_written_checkpoints_are_swept_and_never_chosen(checkpoints, tmp_path):
@@ -108,6 +122,16 @@ def test_metrics_are_rewound_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_pa
         {"step": 2, "loss": 2.0},
         {"step": 3, "loss": 1.5},
     ]
+
+
+def test_metrics_that_another_worker_has_begun_anew_are_left_to_it(tmp_path):
+    stopped, next_owner = Metrics(tmp_path), Metrics(tmp_path)
+    stopped.rewind(0)
+    stopped.add(step=1, loss=1.0)
+    next_owner.rewind(0)
+    with pytest.raises(LeaseLost, match="begun anew"):
+        stopped.flush()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def images(tmp_path, count):

@@ -54,6 +54,17 @@ def test_create_prints_the_id_for_scripts_and_the_next_step_for_people(run):
     assert json.loads(run("create", "Bob", "--trigger", "bbxq", "--json").stdout)["trigger"] == "bbxq"
 
 
+def test_what_tells_a_character_apart_is_chosen_and_left_to_its_photos(run, anna):
+    assert (
+        "told apart by: drawn figures, as you chose" in run("edit", anna, "--scorer", "drawn_figures").stdout
+    )
+    assert shown(run)["scorer"] == "drawn_figures"
+    assert "told apart by: look, as the photos suggest" in run("edit", anna, "--scorer", "automatic").stdout
+    assert shown(run)["scorer"] is None
+    refused = run("edit", anna, "--scorer", "palm", expect=1)
+    assert "scorer: must be 'faces', 'drawn_figures' or 'look', got 'palm'" in refused.stderr
+
+
 def test_a_common_trigger_is_taken_with_a_warning(run):
     assert "careful: the trigger 'woman' is a common word" in run("create", "X", "--trigger", "woman").stderr
 

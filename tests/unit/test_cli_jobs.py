@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 from isengard.cli import app
 from isengard.cli.follow import Bars, Lines, duration, facts, follow
 from isengard.domain.job import JobError, JobKind, JobStatus, Lane, Phase, Progress
+from isengard.errors import QueueUnavailable
 from isengard.services.jobs import JobService
 from isengard.settings import Settings, WorkerMode
 from isengard.supervisor import only_worker
 from isengard.wiring import build
 from isengard.worker import Worker
+from tests.equipment import trains_with
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_the_worker_command_refuses_to_be_the_second(call, application):
 @pytest.fixture
 def counting(monkeypatch):
     """Handlers that come without the engines, whose import takes seconds."""
-    monkeypatch.setattr("isengard.cli.worker.build_handlers", lambda *_: {JobKind.TRAIN_LORA: steps})
+    monkeypatch.setattr("isengard.cli.worker.equip", lambda *_: trains_with(steps))
 
 
 def test_a_worker_can_end_when_nothing_waits_any_more(call, queue, counting):
@@ -256,6 +258,23 @@ def test_a_worker_lost_long_ago_is_not(application, queue, working, capsys):
     queue.cancel(job.id)
     follow(application, job.id)
     assert "lost" not in capsys.readouterr().err
+
+
+def test_a_job_list_that_goes_away_is_waited_for(application, queue, capsys):
+    class Away(JobService):
+        left = 3
+
+        def listening(self, job_id):
+            self.left -= 1
+            if self.left:
+                raise QueueUnavailable("the server is gone")
+            return super().listening(job_id)
+
+    job = running(queue)
+    queue.succeed(job, {})
+    jobs = Away(queue=queue, runs_dir=application.settings.runs_dir)
+    assert follow(replace(application, jobs=jobs), job.id).status is JobStatus.SUCCEEDED
+    assert capsys.readouterr().err.count("the server is gone") == 1
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_job(application, queue, capsys):

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from isengard.cli import app
 from isengard.domain.job import JobKind, JobStatus
+from isengard.equipment import is_spent
 from isengard.queue.sqlite import SqliteQueue
 from isengard.settings import Settings
 from isengard.supervisor import is_held, lock_path
-from isengard.wiring import is_spent
+from tests.equipment import trains_with
 
 COMMAND = ["python", "-m", "isengard", "--device", "cpu", "worker", "--once"]
 
@@ -38,7 +39,7 @@ def work(settings, monkeypatch):
         def execv(program, words):
             replaced.append((program, words, is_held(lock_path(settings))))
 
-        monkeypatch.setattr("isengard.cli.worker.build_handlers", lambda *_: {JobKind.TRAIN_LORA: handler})
+        monkeypatch.setattr("isengard.cli.worker.equip", lambda *_: trains_with(handler))
         monkeypatch.setattr("isengard.cli.worker.os.execv", execv)
         monkeypatch.setattr(sys, "orig_argv", COMMAND)
         words = ["--data-dir", str(settings.data_dir), "--device", "cpu", "worker", *options]

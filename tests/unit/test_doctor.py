@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from isengard.cli import app, doctor
 from isengard.domain.job import JobKind
+from isengard.domain.worker import WorkerState
 from isengard.queue.sqlite import SqliteQueue
 from isengard.settings import Settings
 from isengard.supervisor import lock_path
@@ -119,21 +120,6 @@ def test_little_space_is_a_warning_and_none_is_broken(settings, monkeypatch, fre
     assert findings["disk space"].verdict == said
 
 
-def test_locks_that_do_not_hold_are_broken(settings, monkeypatch, tmp_path):
-    class NoLock:
-        def __init__(self, path, timeout=-1):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-    monkeypatch.setattr(doctor, "FileLock", NoLock)
-    assert doctor._locking(tmp_path / "x.lock").verdict == "broken"
-
-
 def test_a_wrong_config_file_is_broken_and_named(examine, tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "models.yaml").write_text("a: [")
@@ -165,3 +151,9 @@ def test_a_running_worker_is_seen(examine, settings):
     with FileLock(path):
         findings, _ = examine("--worker", "none")
     assert findings["worker"]["detail"] == "running for device auto"
+
+
+def test_a_worker_elsewhere_is_seen(examine, settings):
+    SqliteQueue(settings.jobs_db).announce(WorkerState(name="pod/cuda:0"))
+    findings, _ = examine("--worker", "none")
+    assert findings["worker"]["detail"] == "none is running here, and elsewhere: pod/cuda:0"

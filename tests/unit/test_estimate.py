@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from isengard.domain.disk import kept_checkpoints
 from isengard.domain.job import JobError, Phase, Progress
-from isengard.services.estimate import Estimator, kept_checkpoints, pixels_per_step
+from isengard.services.estimate import Estimator, pixels_per_step
 from tests.tiny_app import submit_training, tiny_app
 
 CHOICE = {"character_id": "mira", "base_model": "tiny", "preset": "quick"}
@@ -16,7 +17,7 @@ def app(tmp_path, tiny_flux):
 
 @pytest.fixture
 def estimate(app):
-    estimator = Estimator(jobs=app.jobs, data_dir=app.settings.data_dir, free=lambda _: 1_000_000)
+    estimator = Estimator(jobs=app.jobs, card=app.catalog.model, free=lambda: 1_000_000)
 
     def make(**overrides):
         return estimator.estimate(app.training.planned(**CHOICE, overrides=overrides))
@@ -98,6 +99,13 @@ def test_disk_is_checkpoints_kept_times_their_size(app, estimate, monkeypatch):
     assert estimate(rank=8).disk_bytes.value == 6000
     assert not estimate(rank=8).disk_bytes.exact
     assert estimate(targets="attention").disk_bytes is None
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_looked_at_is_no_measure(app, estimate, monkeypatch):
+    folder = app.jobs.run_dir(trained(app, monkeypatch)) / "checkpoints" / "step-00000006"
+    folder.mkdir(parents=True)
+    (folder / "state.pt").symlink_to("gone")
+    assert estimate().disk_bytes is None
 
 
 def test_too_little_disk_is_noticed(app, estimate, monkeypatch):

@@ -1,9 +1,10 @@
 import errno
+from pathlib import Path
 
 import pytest
 
 from isengard import files
-from isengard.errors import DiskFull
+from isengard.errors import DiskFull, DiskReadOnly
 
 
 def left_in(folder):
@@ -50,6 +51,25 @@ def test_when_writing_fails_the_old_stays_and_nothing_is_left(tmp_path, folder):
     assert (tmp_path / "a").read_text() == "old"
 
 
+def hidden(cause):
+    """As torch and safetensors tell of a full disk."""
+    try:
+        raise cause
+    except OSError:
+        raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+
+def test_a_full_disk_is_seen_behind_the_error_of_a_library(tmp_path):
+    with pytest.raises(DiskFull), files.disk_full_as_error(tmp_path):
+        hidden(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(DiskFull), files.disk_full_as_error(tmp_path):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="unexpected pos"), files.disk_full_as_error(tmp_path):
+        hidden(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(DiskFull, match="as it was"), files.disk_full_as_error(tmp_path):
+        raise DiskFull("as it was")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_in_plain_words(tmp_path, number):
     with (
@@ -58,6 +78,44 @@ def test_a_full_disk_is_said_in_plain_words(tmp_path, number):
     ):
         raise OSError(number, "full")
     assert left_in(tmp_path) == []
+
+
+def test_a_read_only_disk_is_said_in_plain_words(tmp_path):
+    with (
+        pytest.raises(DiskReadOnly, match=r"a\.txt cannot be written: its disk is read-only; mount it"),
+        files.replacing(tmp_path / "a.txt"),
+    ):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_what_cannot_be_cleaned_up_does_not_hide_what_went_wrong(tmp_path, monkeypatch):
+    def no(*_anything, **_more):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", no)
+    monkeypatch.setattr(Path, "write_text", no)
+    with pytest.raises(DiskReadOnly, match="is read-only"):
+        files.write_text(tmp_path / "a.txt", "text")
+
+
+def test_a_lock_that_cannot_be_made_on_a_full_disk_is_said_so():
+    class Full:
+        lock_file = "locks/characters"
+
+        def acquire(self, *, timeout):
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(DiskFull, match="locks/characters"), files.alone(Full(), "characters"):
+        pass
+
+
+def test_what_was_prepared_beside_takes_its_place_whole(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "made" / name).mkdir(parents=True)
+        (tmp_path / "made" / name / "x").write_text(name)
+    files.adopt(tmp_path / "made", tmp_path)
+    assert left_in(tmp_path) == ["a", "b"]
+    assert (tmp_path / "b" / "x").read_text() == "b"
 
 
 def test_another_error_of_the_system_stays_itself(tmp_path):

@@ -16,6 +16,7 @@ from isengard.queue.sqlite import SqliteQueue
 from isengard.services.images import OFFER_AGE_S, ImageService, read_payload
 from isengard.services.machine import Machine
 from isengard.services.planning import Planning
+from isengard.services.room import Room
 from isengard.settings import ASSETS, ROOT
 from isengard.store.artifacts import Images, Loras
 from isengard.store.configs import Catalog
@@ -41,9 +42,11 @@ def service(service_of):
 
 @pytest.fixture
 def service_of(tmp_path, loras, images):
+    queue, catalog = SqliteQueue(tmp_path / "jobs.db"), Catalog(ROOT / "configs")
     return lambda families: ImageService(
-        queue=SqliteQueue(tmp_path / "jobs.db"),
-        catalog=Catalog(ROOT / "configs"),
+        queue=queue,
+        catalog=catalog,
+        room=Room(queue=queue, catalog=catalog, folder=tmp_path, runs_dir=tmp_path / "runs"),
         weights=Weights(models_dir=tmp_path / "models", assets_dir=ASSETS, hub_cache=tmp_path / "hub"),
         loras=loras,
         images=images,

@@ -7,6 +7,7 @@ import pytest
 from isengard.domain.character import RefusedImage
 from isengard.store import intake
 from isengard.store.intake import Upload, count, shown, uploads
+from tests.e2e.hostile_requests import overlapping
 from tests.unit.character_pictures import encoded, picture, write, zipped
 
 PNG = encoded(picture())
@@ -169,6 +170,19 @@ def test_a_zip_bomb_is_stopped_early(tmp_path):
     read, refused = taken([zipped(tmp_path / "a.zip", {"bomb.png": bytes(30 * 2**20), "ok.png": PNG})])
     assert read == [("ok.png", "")]
     assert "zip bomb" in refused["bomb.png"]
+
+
+def test_files_that_share_their_bytes_are_not_read(tmp_path):
+    (tmp_path / "a.zip").write_bytes(overlapping(bytes(2**20), 40))
+    read, refused = taken([tmp_path / "a.zip"])
+    assert (read, len(refused)) == ([], 40)
+    assert set(refused.values()) == {"it shares its bytes with another file, like a zip bomb"}
+
+
+def test_an_archive_behind_other_bytes_is_read(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"a.png": PNG, "b.png": PNG})
+    path.write_bytes(b"PK" + bytes(1000) + path.read_bytes())
+    assert taken([path]) == ([("a.png", ""), ("b.png", "")], {})
 
 
 def test_an_entry_over_50_mb_is_refused(tmp_path):

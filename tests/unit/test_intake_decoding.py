@@ -217,6 +217,20 @@ def test_over_100_megapixels_are_refused_by_the_header_alone(side):
     assert "over 100 megapixels" in refusal(bytes(png))
 
 
+def test_a_jpeg_of_hundreds_of_layers_is_refused_before_it_is_decoded():
+    content = encoded(picture(), "JPEG", progressive=True)
+    scan = content.index(b"\xff\xda")
+    with pytest.raises(ImageRefused, match="made of over 200 layers"):
+        decode(content[:scan] + content[scan:-2] * 40 + content[-2:])
+    assert decode(content)
+
+
+def test_a_picture_that_no_room_is_left_for_is_not_decoded():
+    assert decode(encoded(picture()), room=96 * 80)
+    with pytest.raises(ImageRefused, match="unpack to far more than their size"):
+        decode(encoded(picture()), room=96 * 80 - 1)
+
+
 def test_a_heic_that_crashes_its_decoder_is_refused_like_others():
     assert "damaged" in refusal((HEIC / "crashes-pi-heif.heic").read_bytes())
 

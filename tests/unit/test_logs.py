@@ -2,14 +2,17 @@ import contextvars
 import io
 import json
 import logging
+import subprocess
 import sys
 import threading
 import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from isengard import logs
+from isengard.settings import ROOT
 
 log = logging.getLogger("isengard.test")
 
@@ -52,7 +55,7 @@ def test_a_field_cannot_replace_the_message_or_level(lines):
 def test_text_that_is_no_unicode_is_written_escaped(lines):
     """Given to our handler alone: the test runner's own cannot take it."""
     record = log.makeRecord(log.name, logging.INFO, "", 0, "file \udcff read", (), None)
-    (file,) = [h for h in logging.getLogger().handlers if getattr(h, "baseFilename", "").endswith(".jsonl")]
+    (file,) = [h for h in logging.getLogger().handlers if type(h).__name__ == "_SharedFile"]
     file.handle(record)
     assert lines()[0]["message"] == "file \udcff read"
 
@@ -256,13 +259,54 @@ def test_lines_go_on_in_a_new_file_when_the_old_one_was_moved_or_removed(lines, 
     assert [line["message"] for line in lines()] == ["third"]
 
 
-def test_the_file_is_rotated(path, monkeypatch):
-    monkeypatch.setattr(logs, "MAX_BYTES", 500)
+def test_a_full_file_is_set_aside_and_the_oldest_goes(path, monkeypatch):
+    monkeypatch.setattr(logs, "MAX_BYTES", 300)
+    monkeypatch.setattr(logs, "KEPT", 2)
     logs.configure(level="INFO", path=path)
-    for _ in range(10):
-        log.info("a line of a good length " * 4)
-    assert path.stat().st_size <= 500
-    assert path.with_name("test.jsonl.1").exists()
+    for number in range(20):
+        log.info("a line", extra={"number": number, "filler": "x" * 100})
+    full = logs.full_files(path)
+    assert len(full) == 2
+    kept = [json.loads(line) for file in full for line in file.read_text().splitlines()]
+    assert [line["number"] for line in kept] == [16, 17, 18, 19]
+    assert not path.exists()
+
+
+def test_each_process_writes_on_in_the_file_that_another_has_begun(path, monkeypatch):
+    monkeypatch.setattr(logs, "MAX_BYTES", 100_000)
+    one, other = (logs._SharedFile(path) for _ in range(2))
+    for handler in (one, other):
+        handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, "first", (), None))
+    path.rename(path.with_name(f"{path.name}.20261123T120000.000000-1"))
+    other.handle(log.makeRecord(log.name, logging.INFO, "", 0, "second", (), None))
+    one.handle(log.makeRecord(log.name, logging.INFO, "", 0, "second", (), None))
+    assert len(path.read_text().splitlines()) == 2
+    one.close()
+    other.close()
+
+
+WRITER = """
+import logging, sys
+from pathlib import Path
+from isengard import logs
+logs.MAX_BYTES, logs.KEPT = 4000, 1000
+logs.configure(level="INFO", path=Path(sys.argv[1]))
+for number in range(400):
+    logging.getLogger("writer").info("line", extra={"who": sys.argv[2], "number": number, "x": "y" * 20})
+"""
+
+
+def test_no_line_of_several_processes_is_lost_or_torn_while_files_are_set_aside(path):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(who)], cwd=ROOT) for who in range(3)
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    files = [*logs.full_files(path), *([path] if path.exists() else [])]
+    written = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert len(files) > 10
+    assert sorted((line["who"], line["number"]) for line in written) == [
+        (str(who), number) for who in range(3) for number in range(400)
+    ]
 
 
 def test_a_log_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys):
@@ -277,3 +321,56 @@ def in_thread(work) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
+
+
+SECRET = 'tower of/gl"ass'  # noqa: S105  # made up
+
+
+@pytest.mark.parametrize("written", [SECRET, "tower%20of%2Fgl%22ass", 'tower of/gl\\"ass'])
+def test_a_secret_that_is_known_is_hidden_wherever_it_stands(path, written):
+    logs.configure(level="INFO", path=path, hidden=[SECRET])
+    log.info("asked", extra={"address": f"at {written}?", "deep": [{"said": written}]})
+    log.error("failed", exc_info=(ValueError, ValueError(f"no {written} here"), None))
+    assert written not in path.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").count(logs.HIDDEN) == 3
+
+
+def test_a_word_that_is_too_short_to_be_told_from_others_stays(path):
+    logs.configure(level="INFO", path=path, hidden=["", "none"])
+    assert logs.conceal("none of them") == "none of them"
+
+
+def test_to_conceal_takes_away_what_is_known_and_nothing_that_only_looks_like_a_secret():
+    logs.hide([SECRET])
+    assert logs.conceal(f"this is no token: {SECRET}") == "this is no token: ***"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_a_library_prints_is_concealed_and_the_stream_stays_what_it_was(stream):
+    program = (
+        f"import sys; from isengard import logs; logs.hide([{SECRET!r}]); logs.conceal_output();"
+        f"out = sys.{stream}; print('said', {SECRET!r}, file=out); out.writelines([{SECRET!r}, ' twice']);"
+        "assert (out.isatty(), out.fileno() > 0) == (False, True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert getattr(done, stream) == "said ***\n*** twice"
+
+
+def test_a_traceback_that_nobody_caught_shows_no_secret():
+    program = (
+        f"from isengard import logs; logs.hide([{SECRET!r}]); logs.conceal_output(); secret = {SECRET!r};"
+        "raise ValueError(secret)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ValueError: ***\n")
+
+
+def test_what_a_photo_says_of_itself_is_not_logged(path):
+    logs.configure(level="DEBUG", path=path)
+    exif = Image.Exif()
+    exif[0x010E] = "taken at home"
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "TIFF", exif=exif)
+    assert Image.open(content).getexif()[0x010E] == "taken at home"
+    log.info("looked")
+    assert "taken at home" not in path.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The machine's facts, measured peaks on disk, and what a job that ran out of memory leaves behind."""
 
 import logging
+import os
 
 import pytest
 
@@ -36,11 +37,11 @@ def driver(tmp_path, monkeypatch):
 
 def test_free_is_counted_from_the_least_that_was_seen_in_use(driver):
     now = [0.0]
-    driver("NVIDIA GeForce RTX 4090, 1024, 24576, 8.9, 2")
+    driver("NVIDIA GeForce RTX 4090, 1024, 24576, 8.9, 2, 35")
     asked = Machine(device="auto", clock=lambda: now[0])
     first = asked.facts()
     now[0] = 10
-    driver("NVIDIA GeForce RTX 4090, 20480, 24576, 8.9, 2")  # a job of ours runs
+    driver("NVIDIA GeForce RTX 4090, 20480, 24576, 8.9, 2, 35")  # a job of ours runs
     assert asked.facts().free_bytes == first.free_bytes == 23 * GIB
     assert (first.kind, first.compute_capability, first.gpus) == (Kind.CUDA, (8, 9), 2)
     assert asked.state().used_gb == 20
@@ -71,6 +72,14 @@ def test_peaks_are_kept_and_a_newer_one_takes_the_place_of_the_older(tmp_path):
     peaks.add(newer)
     assert Peaks(tmp_path / "memory.json").read().peaks == (peak(1), newer)
     assert peaks.read() is peaks.read()
+
+
+def test_a_peak_that_came_within_a_tick_of_the_clock_is_read(tmp_path):
+    ours, theirs = Peaks(tmp_path / "memory.json"), Peaks(tmp_path / "memory.json")
+    for measured in (1, 2):
+        theirs.add(peak().model_copy(update={"measured_bytes": measured}))
+        os.utime(tmp_path / "memory.json", ns=(5, 5))
+        assert ours.read().peaks[0].measured_bytes == measured
 
 
 def test_only_the_newest_peaks_are_kept(tmp_path, monkeypatch):

@@ -221,6 +221,26 @@ def test_a_folder_that_is_no_such_model_is_refused(models, tiny_flux, tmp_path):
             models.use("far", own)
 
 
+@pytest.mark.parametrize("name", ["transformer/flux.py", "None.py", "tokenizer/deep/code.py"])
+def test_a_folder_that_holds_a_program_is_refused(models, tiny_flux, tmp_path, name):
+    own = shutil.copytree(tiny_flux, tmp_path / "own")
+    (own / name).parent.mkdir(exist_ok=True)
+    (own / name).write_text("print('it ran')")
+    with pytest.raises(CheckpointRefused, match=r"\.py is a program; a model needs none"):
+        models.use("far", own)
+
+
+def test_a_folder_whose_weights_are_pickles_is_refused(models, tiny_flux, tmp_path):
+    own = shutil.copytree(tiny_flux, tmp_path / "own")
+    weights = own / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"PK\x03\x04" + bytes(5000))
+    with pytest.raises(CheckpointRefused, match=r"vae/diffusion_pytorch_model.safetensors \(cut off\)"):
+        models.use("far", own)
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(CheckpointRefused, match=r"vae/diffusion_pytorch_model.safetensors \(or model"):
+        models.use("far", own)
+
+
 # Files in one piece
 
 
@@ -339,7 +359,7 @@ def test_a_typed_token_goes_before_the_environments_and_that_before_the_librarys
 
 def test_a_token_is_in_no_log_line():
     assert SECRET not in logs.redact(f"asked with {SECRET} and Authorization: Bearer {SECRET}")
-    assert SECRET not in json.dumps(logs._clean({"hub_token": SECRET, "error": f"bad: {SECRET}"}))
+    assert SECRET not in json.dumps(logs.clean({"hub_token": SECRET, "error": f"bad: {SECRET}"}))
 
 
 # In the background

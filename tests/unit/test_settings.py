@@ -81,5 +81,6 @@ def test_everything_that_is_written_lies_in_the_data_folder(tmp_path):
     settings = Settings.load({}, data_dir=tmp_path)
     folders = [getattr(settings, name) for name in dir(Settings) if name.endswith(("_dir", "_db"))]
     assert {folder.parent for folder in folders if folder not in (tmp_path, settings.configs_dir)} == {
-        tmp_path
+        tmp_path,
+        settings.cache_dir,
     }

@@ -66,7 +66,7 @@ def test_an_older_file_is_brought_up_to_date_with_its_jobs(tmp_path, monkeypatch
 def test_a_damaged_file_is_said_to_be_damaged(tmp_path):
     path = tmp_path / "jobs.db"
     path.write_bytes(b"this is no database at all" * 100)
-    with pytest.raises(QueueUnavailable, match=r"jobs.db is damaged .*move the file away"):
+    with pytest.raises(QueueUnavailable, match=r"jobs.db is damaged .*jobs recover"):
         SqliteQueue(path)
 
 

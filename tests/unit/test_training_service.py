@@ -24,7 +24,7 @@ def test_a_training_carries_all_it_needs(app):
     assert (spec.rank, spec.trigger, spec.preset, name) == (8, "ohwx", "quick", "Mira")
     assert len(images) == 9
     assert {image.caption for image in images} >= {"ohwx person, picture 0", "ohwx person, picture 8"}
-    assert all(image.path.is_file() for image in images)
+    assert all(image.under(app.settings.characters_dir).path.is_file() for image in images)
 
 
 def test_edits_after_the_start_do_not_reach_the_training(app):

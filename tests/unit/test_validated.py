@@ -94,3 +94,27 @@ def test_a_good_spec_survives_json():
         TrainingSpec, TRAINING | {"resolutions": [128, 256], "learning_rate": "1e-3", "ema_decay": 0.5}
     )
     assert validated(TrainingSpec, json.loads(spec.model_dump_json())) == spec
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "values", "said"),
+    [
+        (ImageSpec, IMAGE, {"prompt": "x" * 4001}, "prompt: .* at most 4000 characters"),
+        (ImageSpec, IMAGE, {"base_model": "x" * 201}, "base_model: .* at most 200 characters"),
+        (ImageSpec, IMAGE, {"template": "x" * 201}, "template: .* at most 200 characters"),
+        (ImageSpec, IMAGE, {"loras": [{"lora": "x" * 201}]}, "loras.0.lora: .* at most 200 characters"),
+        (TrainingSpec, TRAINING, {"sample_prompts": ["x", "x" * 4001]}, "at most 4000 characters, got 4001"),
+        (TrainingSpec, TRAINING, {"sample_prompts": ["x"] * 33}, "sample_prompts: .* at most 32 items"),
+        (TrainingSpec, TRAINING, {"trigger": "x" * 201}, "trigger: .* at most 200 characters"),
+        (TrainingSpec, TRAINING, {"targets": "x" * 1001}, "targets: .* at most 1000 characters"),
+        (
+            TrainingSpec,
+            TRAINING,
+            {"resolutions": list(range(64, 464, 16))},
+            "resolutions: .* at most 16 items",
+        ),
+    ],
+)
+def test_texts_and_lists_have_a_length_that_is_told(model, base, values, said):
+    with pytest.raises(InvalidSpec, match=said):
+        validated(model, base | values)

@@ -7,15 +7,18 @@ import time
 
 import pytest
 
-from isengard import logs
+from isengard import files, logs
 from isengard.domain.job import JobKind, JobStatus, Lane, Phase, Progress, Requests
 from isengard.errors import (
     DiskFull,
     JobCancelled,
     JobPaused,
+    JobSuspended,
     JobYielded,
     LeaseLost,
     QueueUnavailable,
+    TrainingFailed,
+    VolumeUnfit,
 )
 from isengard.queue.base import YIELD_AFTER_S
 from isengard.queue.sqlite import SqliteQueue
@@ -85,8 +88,16 @@ def reporter(queue, clock):
 
 
 def make_reporter(queue, clock, *, stop=None, lease_s=LEASE):
+    claimed_at = clock()
     job = queue.claim("w", lease_s=lease_s)
-    made = Reporter(queue=queue, job=job, lease_s=lease_s, stop=stop or threading.Event(), clock=clock)
+    made = Reporter(
+        queue=queue,
+        job=job,
+        lease_s=lease_s,
+        stop=stop or threading.Event(),
+        clock=clock,
+        claimed_at=claimed_at,
+    )
     made.job = job
     return made
 
@@ -128,12 +139,34 @@ def raising(error):
 
 
 def test_an_expected_failure_is_told_in_its_own_words(queue):
-    job = run(queue, raising(DiskFull("no space left on /data")))
+    job = run(queue, raising(TrainingFailed("an image has vanished")))
     assert (job.status, job.error.code, job.error.message) == (
         JobStatus.FAILED,
+        "training_failed",
+        "an image has vanished",
+    )
+
+
+def test_a_full_disk_that_nobody_has_put_into_words_pauses_too(queue):
+    job = run(queue, raising(OSError(28, "No space left on device")))
+    assert job.status is JobStatus.PAUSED
+    assert (
+        job.error.message
+        == "the disk is full ([Errno 28] No space left on device); free some space, then resume this"
+    )
+
+
+@pytest.mark.parametrize("error", [DiskFull, JobSuspended])
+def test_a_job_without_room_on_the_disk_is_paused_with_the_reason_and_can_go_on(queue, error):
+    job = run(queue, raising(error("no space left on /data")))
+    assert (job.status, job.error.code, job.error.message) == (
+        JobStatus.PAUSED,
         "disk_full",
         "no space left on /data",
     )
+    queue.resume(job.id)
+    assert worker(queue, lambda job, report: {}).run_one()
+    assert queue.get(job.id).status is JobStatus.SUCCEEDED
 
 
 def test_an_unexpected_failure_is_a_sentence_with_a_reference_into_the_log(queue, tmp_path):
@@ -148,10 +181,40 @@ def test_an_unexpected_failure_is_a_sentence_with_a_reference_into_the_log(queue
     assert "secret details" in failure["exception"]
 
 
+def test_a_failure_in_words_of_ours_shows_no_secret_either(queue):
+    logs.hide(["tower-of-glass"])
+    job = run(queue, raising(TrainingFailed("no picture at /data/tower-of-glass")))
+    assert job.error.message == "no picture at /data/***"
+
+
 def test_running_out_of_memory_says_what_to_change(queue):
     job = run(queue, raising(MemoryError()))
     assert job.error.code == "out_of_memory"
     assert "smaller resolution" in job.error.message
+
+
+def test_a_job_whose_files_went_away_is_handed_back_and_none_is_claimed_until_they_are_there(queue):
+    away = threading.Event()
+
+    def check_files():
+        if away.is_set():
+            raise VolumeUnfit("the volume is not there any more")
+
+    def lose(job, report):
+        away.set()
+        raise FileNotFoundError("a picture")
+
+    jobs = [queue.enqueue(JobKind.TRAIN_LORA, {}) for _ in range(2)]
+    ours = Worker(
+        queue=queue, handlers={JobKind.TRAIN_LORA: lose}, name="w", lease_s=LEASE, check_files=check_files
+    )
+    assert ours.run_one()
+    with pytest.raises(VolumeUnfit):
+        ours.run_one()
+    assert [queue.get(job.id).status for job in jobs] == [JobStatus.QUEUED] * 2
+    assert "the volume is not there any more" in [event.detail for event in queue.events(jobs[0].id)]
+    away.clear()
+    assert ours.run_one()
 
 
 def test_a_kind_of_job_nobody_knows_fails_and_the_worker_goes_on(queue):
@@ -160,7 +223,7 @@ def test_a_kind_of_job_nobody_knows_fails_and_the_worker_goes_on(queue):
     assert queue.get(job.id).status is JobStatus.FAILED
 
 
-def test_every_line_logged_during_a_job_carries_its_id_and_that_of_the_request(queue, tmp_path):
+def test_every_line_logged_during_a_job_carries_its_id_its_fence_and_the_request(queue, tmp_path):
     logs.configure(level="INFO", path=tmp_path / "log", terminal_level="CRITICAL")
 
     def handler(job, report):
@@ -175,6 +238,7 @@ def test_every_line_logged_during_a_job_carries_its_id_and_that_of_the_request(q
     during = [line for line in lines if line["message"] != "afterwards"]
     assert "from a library" in {line["message"] for line in during}
     assert {(line["job_id"], line["correlation_id"]) for line in during} == {(job.id, "request-7")}
+    assert {line["fence"] for line in during if line["message"] != "job queued"} == {1}
     assert "job_id" not in lines[-1]
 
 
@@ -298,6 +362,21 @@ def test_an_idle_worker_outlives_an_unreachable_queue(queue, monkeypatch):
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_worker_without_a_job_waits_until_the_queue_calls_it_or_cannot_be_reached(queue, monkeypatch):
+    monkeypatch.setattr("isengard.worker.TRY_AGAIN_S", 0.01)
+    stop, waits = threading.Event(), []
+
+    def wait(name, seconds):
+        waits.append((name, seconds))
+        if len(waits) == 1:
+            raise QueueUnavailable("the server is gone")
+        stop.set()
+
+    queue.wait = wait
+    worker(queue, lambda job, report: {}).run(stop, poll_s=7)
+    assert waits == [("w", 7), ("w", 7)]
 
 
 # What report does
@@ -455,3 +534,73 @@ def test_the_thread_ends_when_the_job_has_another_owner(queue):
         until(lambda: not any(thread.name == "lease" for thread in threading.enumerate()))
         with pytest.raises(LeaseLost):
             reporter(training())
+
+
+# What a worker that was stopped may still write
+
+
+@pytest.fixture
+def run_stopped(queue, clock, tmp_path):
+    """Run a job that is stopped for ``seconds`` just before a file takes its place; what happens then, may happen."""
+
+    def run_it(*, seconds, then=lambda: None):
+        def handler(job, report):
+            with files.replacing(tmp_path / "made") as temporary:
+                temporary.write_text("whole")
+                clock.advance(seconds)
+                then()
+            return {}
+
+        job = queue.enqueue(JobKind.TRAIN_LORA, {})
+        assert worker(queue, handler, clock=clock).run_one()
+        queue.down = False
+        return queue.get(job.id)
+
+    return run_it
+
+
+def test_a_worker_that_was_stopped_and_replaced_puts_no_file_in_its_place(run_stopped, queue, tmp_path):
+    job = run_stopped(seconds=LEASE, then=lambda: queue.claim("other", lease_s=LEASE))
+    assert (job.status, job.worker, job.fence) == (JobStatus.RUNNING, "other", 2)
+    assert list(tmp_path.glob("made*")) == []
+
+
+def test_a_worker_that_was_stopped_and_finds_no_queue_puts_no_file_in_its_place(run_stopped, queue, tmp_path):
+    run_stopped(seconds=LEASE, then=lambda: setattr(queue, "down", True))
+    assert list(tmp_path.glob("made*")) == []
+
+
+def test_a_worker_that_was_stopped_and_not_replaced_goes_on_writing(run_stopped, tmp_path):
+    assert run_stopped(seconds=10 * LEASE).status is JobStatus.SUCCEEDED
+    assert (tmp_path / "made").read_text() == "whole"
+
+
+def test_a_worker_that_was_stopped_sweeps_nothing_of_the_next_owners(queue, clock, tmp_path):
+    theirs = tmp_path / f"step{files.PARTIAL}1"
+
+    def handler(job, report):
+        clock.advance(LEASE)
+        queue.claim("other", lease_s=LEASE)
+        theirs.touch()
+        files.sweep(tmp_path)
+
+    run(queue, handler, clock=clock)
+    assert theirs.exists()
+
+
+def test_a_worker_that_was_stopped_while_it_claimed_a_job_does_not_begin_it_when_it_is_anothers(queue, clock):
+    begun = []
+
+    class Late:
+        def __getattr__(self, name):
+            return getattr(queue, name)
+
+        def claim(self, name, *, lease_s):
+            job = queue.claim(name, lease_s=lease_s)
+            clock.advance(lease_s)
+            queue.claim("other", lease_s=lease_s)
+            return job
+
+    job = queue.enqueue(JobKind.TRAIN_LORA, {})
+    assert worker(Late(), lambda job, report: begun.append(job), clock=clock).run_one()
+    assert (begun, queue.get(job.id).worker) == ([], "other")

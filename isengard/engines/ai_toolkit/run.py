@@ -30,6 +30,10 @@ from isengard.errors import TrainingFailed
 LEVELS = 1000
 
 
+class EndedEarly(Exception):
+    """Leads out of AI-Toolkit's loop, which knows no end but its last step."""
+
+
 class Run:
     """A `Trainee` whose steps AI-Toolkit makes. Its process object is given by `attach`."""
 
@@ -110,6 +114,7 @@ class Run:
         if hasattr(scheduler, "set_train_timesteps"):  # SDXL has none: each timestep is as likely there
             scheduler.set_train_timesteps = self.set_train_timesteps
         self._milestones.begin(self)
+        self._end_if_over()
         self._seed()
 
     def set_train_timesteps(
@@ -164,6 +169,11 @@ class Run:
         loss = mean_share * self._spec.gradient_accumulation_steps
         self._rows.append({"step": self.step, "loss": loss, **self._row})
         self._milestones.stepped(self)
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self.step < self._spec.steps and self._milestones.is_over(self):
+            raise EndedEarly
 
     def detach(self) -> None:
         """Let go of AI-Toolkit's objects, which hold the model."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from isengard.domain.model import Family, LocalModel
 from isengard.domain.training import Optimizer, TimestepSampling, TrainingImage, TrainingSpec
 from isengard.engines.ai_toolkit.checkout import Toolkit, fenced, load
 from isengard.engines.ai_toolkit.process import process_class
-from isengard.engines.ai_toolkit.run import Run
+from isengard.engines.ai_toolkit.run import EndedEarly, Run
 from isengard.engines.base import Report, TrainedLora
 from isengard.engines.device import free_cached, plain_out_of_memory
 from isengard.engines.libraries import hide_progress_bars
@@ -103,7 +104,8 @@ class AIToolkitTrainer:
         job.load_processes({"isengard": process_class(toolkit.trainer, run)})
         (process,) = job.process
         try:
-            process.run()
+            with suppress(EndedEarly):
+                process.run()
         except JobStopped:
             if run.step:
                 milestones.stopped(run)

@@ -3,16 +3,19 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from isengard.domain.performance import TextEncoders
+from isengard.domain.storage import DAY_S
 from isengard.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -29,14 +32,25 @@ class TensorCache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self._folder / digest[:2] / f"{digest}.safetensors"
         try:
-            return load_file(path)
+            # Read whole: a mapped file ends the process when another machine replaces it.
+            tensors = load(path.read_bytes())
         except FileNotFoundError:
             pass
         except SafetensorError:
             log.warning("cached tensors unreadable, computing them again", extra={"path": str(path)})
+        else:
+            _used(path)
+            return tensors
         tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
         write_bytes(path, save(tensors))
         return tensors
+
+
+def _used(path: Path) -> None:
+    """Note that the file is in use, so that a cleanup leaves it; once a day is enough."""
+    with suppress(OSError):  # removed just now, or of a disk that cannot be written
+        if time.time() - path.stat().st_mtime > DAY_S:
+            path.touch()
 
 
 def placement_mark(placement: TextEncoders, device: torch.device) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 
 from isengard.domain.training import RESUMABLE_FIELDS, TrainingSpec
-from isengard.errors import InvalidSpec
-from isengard.files import disk_full_as_error, replacing, sweep, write_text
+from isengard.errors import InvalidSpec, LeaseLost
+from isengard.files import check_now, disk_full_as_error, replacing, sweep
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Checkpoints:
         """
         with replacing(self.path(step)) as folder:
             folder.mkdir()
-            torch.save(dict(state), folder / STATE)
+            with (folder / STATE).open("wb") as file:  # given a path, torch hides that the disk is full
+                torch.save(dict(state), file)
             facts = {**about, "sha256": _sha256(folder / STATE)}
             (folder / ABOUT).write_text(json.dumps(facts, indent=2))
             extra(folder)
@@ -95,9 +97,11 @@ class Checkpoints:
         scheduled = [step for step in steps if reasons[step] == Reason.SCHEDULED]
         old = set(scheduled[:-keep]) if keep else set()
         old |= {step for step in steps[:-1] if reasons[step] == Reason.STOPPED}
+        check_now()
         for step in old - {best}:
             if not (self.path(step) / PINNED).exists():
-                shutil.rmtree(self.path(step))
+                # Another machine, which had the run meanwhile, may have removed it: a listing may be old.
+                shutil.rmtree(self.path(step), ignore_errors=True)
 
 
 def check_unchanged(before: Mapping[str, Any], spec: TrainingSpec, *, step: int) -> None:
@@ -121,10 +125,14 @@ def _sha256(path: Path) -> str:
 
 
 class Metrics:
-    """``metrics.jsonl`` of a run: one line per step and one per validation, none twice."""
+    """``metrics.jsonl`` of a run: one line per step and one per validation, none twice.
+
+    Each owner of a job begins with a new file in the place of the old one, and appends to that file only.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "metrics.jsonl"
+        self._begun: os.stat_result | None = None
         self._waiting: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
 
@@ -132,7 +140,9 @@ class Metrics:
         """Read what is there and drop what came after ``step``, and a line that a kill cut short."""
         self._waiting = []
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= step]
-        write_text(self._path, _lines(self.rows))
+        with replacing(self._path) as temporary:
+            temporary.write_text(_lines(self.rows))
+            self._begun = temporary.stat()
 
     def add(self, **row: Any) -> None:
         """Keep a row in memory until `flush`."""
@@ -140,8 +150,16 @@ class Metrics:
         self.rows.append(row)
 
     def flush(self) -> None:
-        """Append the waiting rows. Raises: DiskFull."""
+        """Append the waiting rows to what `rewind` left.
+
+        Raises:
+            DiskFull.
+            LeaseLost: another process has begun anew.
+        """
+        check_now()
         with disk_full_as_error(self._path), self._path.open("a") as file:
+            if self._begun is None or not os.path.samestat(self._begun, os.fstat(file.fileno())):
+                raise LeaseLost(f"{self._path} was begun anew by another worker")
             file.write(_lines(self._waiting))
         self._waiting = []
 

@@ -66,7 +66,11 @@ class FluxAdapter:
             from diffusers import FluxPipeline  # seconds to import; not needed when all is cached
 
             self._text = FluxPipeline.from_pretrained(
-                self._model.path, transformer=None, vae=None, dtype=compute_dtype(self._device)
+                self._model.path,
+                transformer=None,
+                vae=None,
+                dtype=compute_dtype(self._device),
+                use_safetensors=True,
             )
             place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():

@@ -74,7 +74,11 @@ class Flux2Adapter:
     def encode_prompt(self, prompt: str) -> PromptEmbeds:
         if self._text is None:
             self._text = Flux2KleinPipeline.from_pretrained(
-                self._model.path, transformer=None, vae=None, dtype=compute_dtype(self._device)
+                self._model.path,
+                transformer=None,
+                vae=None,
+                dtype=compute_dtype(self._device),
+                use_safetensors=True,
             )
             place_text_encoders(self._text, self._text_encoders, device=self._device)
         with torch.no_grad():

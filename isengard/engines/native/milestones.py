@@ -107,6 +107,10 @@ class Milestones:
         """Save the last whole step, to go on from it."""
         self._save(state, Reason.STOPPED)
 
+    def is_over(self, state: Trainee) -> bool:
+        """Whether the last step is done: of the spec, or the one at which `Requests.finish` came."""
+        return state.step >= self._spec.steps or self._progress.is_finishing
+
     def result(self, state: Trainee) -> TrainedLora:
         return TrainedLora(
             path=self.checkpoints.path(state.step) / "lora.safetensors",
@@ -138,6 +142,9 @@ class Milestones:
             self._save(state, Reason.REQUESTED if wanted.save else Reason.SCHEDULED)
         if wanted.sample or sampled:
             self._sample(state)
+            self._progress.training(step)
+        if self._progress.is_finishing and not scheduled:
+            self._save(state, Reason.SCHEDULED)
 
     def _falls_on(self, step: int, every: int) -> bool:
         """Whether something is due that is done every so many steps (0: never) and at the end."""

@@ -17,7 +17,7 @@ def mark(kind: object, model: Path, folders: tuple[str, ...]) -> str:
 
 def load_vae(cls: Any, model: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
     """A frozen VAE on the device."""
-    vae = cls.from_pretrained(model / "vae", dtype=dtype)
+    vae = cls.from_pretrained(model / "vae", dtype=dtype, use_safetensors=True)
     return vae.to(device).requires_grad_(False)  # torch's own signature
 
 

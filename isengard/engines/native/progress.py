@@ -23,6 +23,7 @@ class ProgressReporter:
         self._steps = steps
         self._device = device
         self._requests = Requests()
+        self.is_finishing = False  # whether the training has to end at the step it has come to
         self._loss: float | None = None
         self._validation_loss: float | None = None
         self._preview: str | None = None
@@ -125,6 +126,7 @@ class ProgressReporter:
 
     def _send(self, progress: Progress) -> None:
         asked = self._report(progress)
+        self.is_finishing |= asked.finish
         self._requests = Requests(
             save=self._requests.save or asked.save, sample=self._requests.sample or asked.sample
         )

@@ -80,6 +80,7 @@ class SdxlAdapter:
                 self._model.path,
                 unet=None,
                 vae=None,
+                use_safetensors=True,
                 dtype=compute_dtype(self._device),
                 add_watermarker=False,
             )

@@ -146,7 +146,7 @@ class _Run:
         self._share.meet()  # all have read the checkpoint
         try:
             milestones.begin(state)
-            while state.step < self._spec.steps:
+            while not milestones.is_over(state):
                 self._train_step()
                 milestones.stepped(state)
         except JobStopped:

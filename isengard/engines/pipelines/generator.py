@@ -98,6 +98,12 @@ class PipelineGenerator:
             for index, image in zip(indices, images, strict=True):
                 yield GeneratedImage(index=index, seed=_seed(spec, index), image=image, seconds=seconds)
 
+    @property
+    def warm(self) -> str:
+        """The name of the model that is loaded; empty when none is. Any thread may ask."""
+        loaded = self._loaded
+        return loaded.card.name if loaded else ""
+
     def unload(self) -> None:
         """Free the pipeline's memory."""
         self._loaded = None

@@ -96,7 +96,7 @@ def assembled(
 
 
 def _load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    options = {"dtype": dtype} if issubclass(kind, torch.nn.Module) else {}
+    options = {"dtype": dtype, "use_safetensors": True} if issubclass(kind, torch.nn.Module) else {}
     return kind.from_pretrained(folder, local_files_only=True, **options)
 
 

@@ -4,6 +4,7 @@ A VAE's latents hold their colours almost linearly. The factors are fitted once 
 pictures, and least squares finds the matrix from latent channels to the mean colour of the 8 x 8 pixels below them.
 """
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def picture(latents: Tensor, factors: Tensor) -> Image.Image:
 def write_picture(image: Image.Image, path: Path) -> None:
     """Replace the file at once, without waiting for the disk: a preview need not survive a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{PARTIAL}preview")
+    temporary = path.with_name(
+        f"{path.name}{PARTIAL}{secrets.token_hex(4)}"
+    )  # a job's former owner may write, too
     image.save(temporary, "PNG", compress_level=1)
     temporary.replace(path)
 

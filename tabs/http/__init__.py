@@ -1,0 +1,1 @@
+"""What surrounds Gradio's own application: middleware, and routes of ours."""

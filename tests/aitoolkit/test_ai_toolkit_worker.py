@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from isengard.domain.job import JobStatus, Phase
 from isengard.domain.training import AI_TOOLKIT
 from isengard.settings import ROOT
-from tests.e2e.test_kills import kill_when, wait_for, worker_process
+from tests.e2e.test_kills import kill_at, wait_for, worker_process
+from tests.forked_workers import Moment
 from tests.tiny_app import submit_training, tiny_app
 
 pytestmark = [pytest.mark.aitoolkit, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -30,9 +31,7 @@ def test_five_kills_at_random_and_every_step_is_done_once(app):
         app, engine=AI_TOOLKIT, steps=STEPS, save_every=7, validate_every=10, sample_every=20
     )
     for at in sorted(random.sample(range(1, STEPS), KILLS)):
-        kill_when(
-            app, job_id, lambda now, at=at: now.step >= at and now.phase in (Phase.TRAINING, Phase.SAVING)
-        )
+        kill_at(app, job_id, Moment((Phase.TRAINING, Phase.SAVING), step=at))
     with worker_process(app) as process:
         wait_for(lambda: app.jobs.get(job_id).status.ended, process)
     job = app.jobs.get(job_id)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from isengard.domain.job import JobStatus
+from isengard.domain.job import JobStatus, Phase
 from tests.comparisons import FEW, drawn_app, new_run, write_checkpoints
-from tests.e2e.test_kills import kill_when, run_to_the_end
+from tests.e2e.test_kills import kill_at, run_to_the_end
+from tests.forked_workers import Moment
 
 
 @pytest.mark.slow
@@ -12,7 +13,7 @@ def test_a_killed_comparison_goes_on_behind_its_last_picture(tmp_path, tiny_flux
     app = drawn_app(tmp_path, tiny_flux)
     run = new_run(app, write_checkpoints(tmp_path / "checkpoints", tiny_flux, steps=(2, 4)))
     job = app.comparison.submit(app.comparison.plan(run, **FEW | {"num_inference_steps": 6}))
-    kill_when(app, job.id, lambda now: now.step > 6 * 10)
+    kill_at(app, job.id, Moment((Phase.GENERATING,), step=6 * 10 + 1))
     folder = app.settings.runs_dir / run / "comparison"
     made = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
     ended = run_to_the_end(app, job.id)

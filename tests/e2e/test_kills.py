@@ -1,5 +1,6 @@
 """The worker process is killed again and again: the training ends as if nothing had happened."""
 
+import signal
 import time
 from contextlib import contextmanager
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from isengard.domain.job import JobStatus, Phase
-from tests.forked_workers import start_worker
+from tests.forked_workers import Moment, start_worker
 from tests.tiny_app import submit_training, tiny_app
 
 LONG = {
@@ -23,9 +24,9 @@ LONG = {
 
 
 @contextmanager
-def worker_process(app):
+def worker_process(app, *, dies=None):
     """A real worker, killed at the end if it is still there."""
-    process = start_worker(app.settings)
+    process = start_worker(app.settings, dies=dies)
     try:
         yield process
     finally:
@@ -33,17 +34,15 @@ def worker_process(app):
         process.join()
 
 
-def kill_when(app, job_id, condition):
-    """Run a worker until ``condition`` holds for what it reports itself, then kill it with SIGKILL."""
-    before = app.jobs.get(job_id)
-
-    def holds():
-        job = app.jobs.get(job_id)
-        is_news = job.fence > before.fence and job.progress not in (None, before.progress)
-        return is_news and condition(job.progress)
-
-    with worker_process(app) as process:
-        wait_for(holds, process)
+def kill_at(app, job_id, moment):
+    """Run a worker that kills itself with SIGKILL at ``moment`` of the job."""
+    with worker_process(app, dies=moment) as process:
+        end = time.monotonic() + 120
+        while process.is_alive():
+            assert not app.jobs.get(job_id).status.ended, f"the job ended without {moment}"
+            assert time.monotonic() < end, f"{moment} did not come"
+            process.join(0.01)
+        assert process.exitcode == -signal.SIGKILL
 
 
 def wait_for(condition, process, seconds=120):
@@ -73,19 +72,16 @@ def test_seven_kills_in_every_phase_change_no_bit_of_the_result(tmp_path, tiny_f
     job_id = submit_training(app, **LONG)
     run = app.settings.runs_dir / job_id
 
-    def writes_a_checkpoint(_progress):
-        return any(run.glob("checkpoints/*.partial-*"))
-
-    for condition in (
-        lambda now: now.phase is Phase.CACHING,
-        lambda now: now.phase is Phase.TRAINING and now.step >= 3,
-        writes_a_checkpoint,
-        lambda now: now.phase is Phase.TRAINING and now.step >= 17,
-        lambda now: now.phase is Phase.SAMPLING and now.step > 0,
-        lambda now: now.phase is Phase.TRAINING and now.step >= 38,
-        lambda now: now.phase is Phase.VERIFYING,
+    for moment in (
+        Moment((Phase.CACHING,)),
+        Moment((Phase.TRAINING,), step=3),
+        Moment(writing=run / "checkpoints"),
+        Moment((Phase.TRAINING,), step=17),
+        Moment((Phase.SAMPLING,), step=1),
+        Moment((Phase.TRAINING,), step=38),
+        Moment((Phase.VERIFYING,)),
     ):
-        kill_when(app, job_id, condition)
+        kill_at(app, job_id, moment)
     job = run_to_the_end(app, job_id)
 
     assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, 8)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from isengard.domain.base import Frozen
 from isengard.domain.doctor import Fix
 from isengard.domain.identity import ScorerKind
+from isengard.domain.twins import same_colours
 from isengard.domain.words import COMMON_WORDS
 
 CLASS_WORDS = ("woman", "man", "person", "dog")
@@ -17,7 +18,8 @@ MAX_TRIGGER = 32
 #: Images a character should have before a training is worth its time.
 ADVISED_IMAGES = 15
 #: At most so many of 64 bits of two difference hashes differ between near duplicates. Measured on drawn portraits:
-#: scaled, recompressed or slightly cropped copies differ in up to 6, other portraits of one prompt in 14 and more.
+#: scaled, recompressed or slightly cropped copies differ in up to 7; so do some other portraits of one person, of which
+#: the colours tell more.
 NEAR_DUPLICATE_BITS = 8
 
 _RARE_LETTERS = ("xzvqk", "qwjkx")
@@ -31,15 +33,20 @@ class ReferenceImage(Frozen):
     )
     sha256: str = Field(description="of the decoded, rotated RGB pixels and their size")
     dhash: str = Field(pattern=r"^[0-9a-f]{16}$", description="64-bit difference hash, 16 hex digits")
+    colours: str = Field(
+        "", description="see `isengard.domain.twins.same_colours`; empty in records of earlier versions"
+    )
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     filename: str = Field(description="what the user called it")
     added_at: float
     caption: str = Field("", description="may contain [trigger]")
 
-    def near(self, dhash: str) -> bool:
-        """Whether a picture with this hash shows nearly the same."""
-        return (int(self.dhash, 16) ^ int(dhash, 16)).bit_count() <= NEAR_DUPLICATE_BITS
+    def near(self, other: "ReferenceImage") -> bool:
+        """Whether another picture shows nearly the same."""
+        if (int(self.dhash, 16) ^ int(other.dhash, 16)).bit_count() > NEAR_DUPLICATE_BITS:
+            return False
+        return not (self.colours and other.colours) or same_colours(self.colours, other.colours)
 
 
 class FormerImage(Frozen):
@@ -170,7 +177,7 @@ def near_duplicates(images: Collection[ReferenceImage]) -> tuple[tuple[str, str]
         (one.id, other.id)
         for index, one in enumerate(listed)
         for other in listed[index + 1 :]
-        if one.near(other.dhash)
+        if one.near(other)
     )
 
 

@@ -18,11 +18,17 @@ _MOST_CROPPED = 3
 #: their mirror images nine were above: the same clothes before the same background.
 ALIKE = 0.965
 
+#: Fields on a side of what a record keeps of a picture's colours.
+FIELDS = 8
+#: Correlation of those. Copies that were scaled, recompressed, made a fifth brighter or cropped by 2 % reach 0.97 and more,
+#: other drawn portraits of one person up to 0.93; with the difference hash it tells both apart.
+SAME_COLOURS = 0.95
+
 Array = NDArray[np.float64]
 
 
 def encoded(thumbnail: NDArray[np.uint8]) -> str:
-    """A thumbnail of ``SIDE`` x ``SIDE`` RGB pixels as text."""
+    """RGB pixels, (height, width, 3), as text."""
     return base64.b64encode(thumbnail.tobytes()).decode()
 
 
@@ -40,6 +46,15 @@ def twins(thumbnails: Mapping[str, str]) -> dict[tuple[str, str], float]:
         (names[one], names[other]): float(likeness[one, other])
         for one, other in np.argwhere(np.triu(likeness >= ALIKE, 1))
     }
+
+
+def same_colours(one: str, other: str) -> bool:
+    """Whether two pictures have their colours at the same places; each `encoded` from ``FIELDS`` x ``FIELDS`` pixels."""
+    values = [
+        np.frombuffer(base64.b64decode(text), dtype=np.uint8).astype(np.float64) for text in (one, other)
+    ]
+    a, b = (each - each.mean() for each in values)
+    return float(a @ b) >= SAME_COLOURS * float(np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def _decoded(text: str) -> Array:

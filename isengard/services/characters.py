@@ -364,7 +364,7 @@ class CharacterService:
         notes = [*clean.notes]
         if min(clean.pixels.size) < resolution:
             notes.append(f"{image.width} x {image.height} is under the model's {resolution} pixels")
-        if twins := [other.filename for other in before.images if other.near(image.dhash)]:
+        if twins := [other.filename for other in before.images if other.near(image)]:
             notes.append(f"looks nearly like {', '.join(twins)}")
         return AddedImage(filename=upload.filename, image=image, notes=tuple(notes))
 

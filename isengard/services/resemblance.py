@@ -69,7 +69,7 @@ def twins(images: Sequence[ReferenceImage], sketches: Sequence[Sketch]) -> float
     found = []
     for place, image in enumerate(images):
         earlier = zip(images[:place], sketches[:place], strict=True)
-        others = [theirs for other, theirs in earlier if not image.near(other.dhash)]
+        others = [theirs for other, theirs in earlier if not image.near(other)]
         found += [nearest(sketches[place], others)] if others else []
     return max(found, default=1.0)
 

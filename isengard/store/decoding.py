@@ -8,8 +8,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from isengard.domain.twins import FIELDS, encoded
 from isengard.errors import ImageRefused
 from isengard.store.heic import is_heic, to_png
 
@@ -73,6 +75,7 @@ class CleanImage:
     pixels: Image.Image
     sha256: str
     dhash: str
+    colours: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,6 +85,7 @@ class CleanImage:
             "id": self.sha256[:16],
             "sha256": self.sha256,
             "dhash": self.dhash,
+            "colours": self.colours,
             "width": self.pixels.width,
             "height": self.pixels.height,
         }
@@ -124,7 +128,13 @@ def decode(content: bytes, *, min_side: int = MIN_SIDE, room: int | None = None)
 def cleaned(pixels: Image.Image, notes: tuple[str, ...] = ()) -> CleanImage:
     """RGB pixels without what their file has said of them."""
     pixels.info.clear()
-    return CleanImage(pixels=pixels, sha256=pixel_hash(pixels), dhash=difference_hash(pixels), notes=notes)
+    return CleanImage(
+        pixels=pixels,
+        sha256=pixel_hash(pixels),
+        dhash=difference_hash(pixels),
+        colours=colours(pixels),
+        notes=notes,
+    )
 
 
 def _kind_of(content: bytes) -> str:
@@ -154,6 +164,11 @@ def difference_hash(image: Image.Image) -> str:
     fields = (9 * row + column for row in range(8) for column in range(8))
     bits = "".join("1" if grey[field] + _MARGIN < grey[field + 1] else "0" for field in fields)
     return f"{int(bits, 2):016x}"
+
+
+def colours(image: Image.Image) -> str:
+    """The mean colours of 8 x 8 fields of an RGB picture."""
+    return encoded(np.asarray(image.resize((FIELDS, FIELDS), Image.Resampling.BOX)))
 
 
 def _open(content: bytes, min_side: int) -> Image.Image:

@@ -1,14 +1,16 @@
 import io
 import struct
+from itertools import combinations
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from isengard.domain.character import NEAR_DUPLICATE_BITS
+from isengard.domain.character import ReferenceImage
 from isengard.errors import ImageRefused
+from isengard.settings import ASSETS
 from isengard.store import decoding, heic
-from isengard.store.decoding import decode, difference_hash
+from isengard.store.decoding import cleaned, decode
 from tests.unit.character_pictures import HEIC, encoded, picture
 
 FORMATS = {
@@ -273,8 +275,10 @@ def test_the_hash_is_of_the_pixels_and_not_of_the_file():
     assert decode(encoded(tall)).sha256 != decode(encoded(wide)).sha256
 
 
-def bits(one: Image.Image, other: Image.Image) -> int:
-    return (int(difference_hash(one), 16) ^ int(difference_hash(other), 16)).bit_count()
+def near(one: Image.Image, other: Image.Image) -> bool:
+    facts = [cleaned(each.convert("RGB")).facts for each in (one, other)]
+    images = [ReferenceImage(**each, filename="a", added_at=0) for each in facts]
+    return images[0].near(images[1])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -287,8 +291,13 @@ def test_copies_are_near_duplicates_and_other_pictures_are_not(seed):
         "paler": original.point(lambda value: value * 0.8 + 25),
         "cropped": original.crop((3, 3, 237, 197)),
     }
-    assert {
-        name: bits(original, copy) <= NEAR_DUPLICATE_BITS for name, copy in copies.items()
-    } == dict.fromkeys(copies, True)
+    assert {name: near(original, copy) for name, copy in copies.items()} == dict.fromkeys(copies, True)
     others = [picture(other, (240, 200)) for other in range(20) if other != seed]
-    assert min(bits(original, other) for other in others) > NEAR_DUPLICATE_BITS
+    assert not any(near(original, other) for other in others)
+
+
+@pytest.mark.parametrize("name", ["nova", "odin", "marisol"])
+def test_no_two_pictures_of_an_example_character_are_near_duplicates(name):
+    pictures = [Image.open(path) for path in sorted((ASSETS / "characters" / name).glob("*.png"))]
+    assert len(pictures) >= 9
+    assert not [pair for pair in combinations(pictures, 2) if near(*pair)]

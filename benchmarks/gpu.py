@@ -215,7 +215,7 @@ def about_the_device() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
-        "matmul_tflops": round(rate / TERA, 2),
+        "matmul_tflops": float(f"{rate / TERA:.3g}"),
     }
 
 

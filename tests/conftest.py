@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from isengard.domain.model import Family, LocalModel, ModelCard
@@ -17,6 +18,11 @@ from tests.clock import Clock
 from tests.pictures import picture
 
 AI_TOOLKIT = "ISENGARD_AI_TOOLKIT"
+# How long an example takes says more of the machine's other work than of the code.
+hypothesis.settings.register_profile(
+    "isengard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("isengard")
 IMPORTED = pytest.StashKey[int]()
 
 

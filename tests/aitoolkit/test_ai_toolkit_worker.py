@@ -4,7 +4,6 @@ import random
 import subprocess
 import sys
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -12,11 +11,12 @@ from safetensors.torch import load_file
 from isengard.domain.job import JobStatus, Phase
 from isengard.domain.training import AI_TOOLKIT
 from isengard.settings import ROOT
-from tests.e2e.test_kills import kill_at, wait_for, worker_process
+from tests.e2e.test_kills import kill_at, worker_process
 from tests.forked_workers import Moment
 from tests.tiny_app import submit_training, tiny_app
+from tests.waiting import until
 
-pytestmark = [pytest.mark.aitoolkit, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.aitoolkit, pytest.mark.slow]
 
 STEPS, KILLS = 60, 5
 
@@ -33,7 +33,7 @@ def test_five_kills_at_random_and_every_step_is_done_once(app):
     for at in sorted(random.sample(range(1, STEPS), KILLS)):
         kill_at(app, job_id, Moment((Phase.TRAINING, Phase.SAVING), step=at))
     with worker_process(app) as process:
-        wait_for(lambda: app.jobs.get(job_id).status.ended, process)
+        until(lambda: app.jobs.get(job_id).status.ended, alive=process.is_alive)
     job = app.jobs.get(job_id)
     assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, KILLS + 1)
     assert [row["step"] for row in app.jobs.metrics(job_id) if "loss" in row] == list(range(1, STEPS + 1))
@@ -48,9 +48,12 @@ def a_program_of_its_own(app):
     """A worker that can start its program anew; what is given waits until a job has ended."""
     command = [sys.executable, "-m", "isengard", "worker"]
     with subprocess.Popen(command, env=app.settings.child_environment(), cwd=ROOT) as process:
-        running = SimpleNamespace(is_alive=lambda: process.poll() is None)
+
+        def is_alive():
+            return process.poll() is None
+
         try:
-            yield lambda job_id: wait_for(lambda: app.jobs.get(job_id).status.ended, running)
+            yield lambda job_id: until(lambda: app.jobs.get(job_id).status.ended, alive=is_alive)
         finally:
             process.terminate()
             process.wait(30)

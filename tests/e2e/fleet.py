@@ -13,6 +13,7 @@ from isengard.domain.job import JobKind, JobStatus
 from isengard.files import PARTIAL
 from isengard.settings import ROOT
 from tests.redis_servers import Network
+from tests.waiting import PATIENCE_S
 
 #: How often each befalls them.
 DISTURBANCES = {"kill": 6, "stop": 5, "cut": 1, "outage": 2}
@@ -75,8 +76,8 @@ class Machine:
         self.send(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds=60):
-        until = time.monotonic() + seconds
+    def wait(self):
+        until = time.monotonic() + PATIENCE_S
         while self.is_alive:
             if time.monotonic() > until:
                 raise TimeoutError(f"worker {self.name} did not end")

@@ -1,7 +1,5 @@
 """A backup made while a training runs: it goes on elsewhere from its checkpoint, and here as if nothing had been."""
 
-import time
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,21 +10,14 @@ from isengard.domain.job import JobStatus, Phase
 from isengard.wiring import build
 from tests.forked_workers import start_worker
 from tests.tiny_app import submit_training, tiny_app
+from tests.waiting import until
 
-COURSE = {"steps": 24, "save_every": 4, "keep_checkpoints": 2, "validate_every": 8, "sample_every": 0}
-
-
-def until(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.is_alive(), "the worker died by itself"
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.002)
+COURSE = {"steps": 48, "save_every": 4, "keep_checkpoints": 2, "validate_every": 8, "sample_every": 0}
 
 
 def run_to_the_end(app, job_id, process):
     try:
-        until(lambda: app.jobs.get(job_id).status.ended, process)
+        until(lambda: app.jobs.get(job_id).status.ended, alive=process.is_alive)
     finally:
         process.kill()
         process.join()
@@ -42,9 +33,9 @@ def test_a_training_goes_on_from_a_backup_that_was_made_while_it_ran(tmp_path, t
 
     def is_well_on_its_way():
         now = here.jobs.get(job_id).progress
-        return now is not None and now.phase is Phase.TRAINING and now.step > 9
+        return now is not None and now.phase is Phase.TRAINING and now.step > 5
 
-    until(is_well_on_its_way, process)
+    until(is_well_on_its_way, alive=process.is_alive, every_s=0.002)
     made = CliRunner().invoke(cli, ["--data-dir", str(here.settings.data_dir), "backup", str(file)])
     assert made.exit_code == 0, made.output
     assert here.jobs.get(job_id).status is JobStatus.RUNNING
@@ -56,12 +47,12 @@ def test_a_training_goes_on_from_a_backup_that_was_made_while_it_ran(tmp_path, t
     waiting = there.jobs.get(job_id)
     saved = max(there.jobs.checkpoints(job_id))
     assert (waiting.status, waiting.attempt) == (JobStatus.QUEUED, 1)
-    assert 8 <= saved < 24
+    assert 4 <= saved < 48
     went_on = run_to_the_end(there, job_id, start_worker(there.settings))
 
     for app, job in ((here, original), (there, went_on)):
         assert (job.status, job.error, job.attempt) == (JobStatus.SUCCEEDED, None, 1)
-        assert [row["step"] for row in app.jobs.metrics(job_id) if "loss" in row] == list(range(1, 25))
+        assert [row["step"] for row in app.jobs.metrics(job_id) if "loss" in row] == list(range(1, 49))
     assert there.jobs.metrics(job_id) == here.jobs.metrics(job_id)
     one, other = (load_file(app.images.lora_path(job_id)) for app in (here, there))
     assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())

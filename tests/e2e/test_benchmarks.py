@@ -47,7 +47,6 @@ def test_engines_without_ai_toolkit_measures_ours_and_says_how_to_get_it(tmp_pat
 
 @pytest.mark.aitoolkit
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_engines_measures_both_on_the_same_training(tmp_path, capsys):
     engines.main(["--steps", "6", "--rounds", "1", "--json", str(tmp_path / "result.json")])
     rows = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["rows"]

@@ -22,7 +22,7 @@ from tests.tiny_app import submit_training, tiny_app
 
 LEASE_S = 3.0
 #: On two idle cores it takes a fifth of this.
-LIMIT_S = 300
+LIMIT_S = 600
 
 #: What may be logged about a job by one who has lost it.
 GIVING_UP = {
@@ -85,7 +85,6 @@ def chaos(tmp_path, server, tiny_flux, chaos_seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2 * LIMIT_S)
 def test_sixty_jobs_on_three_workers_outlive_what_can_happen_and_lose_nothing(chaos, calm):
     assert len(JOBS) == 60
     chaos.run(limit_s=LIMIT_S)

@@ -126,7 +126,6 @@ def test_the_demo_goes_from_nothing_to_a_picture_and_may_be_run_again(tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.no_cover
-@pytest.mark.timeout(900)
 def test_the_trained_figure_is_plainly_the_character(tmp_path):
     """The demo as shipped, nothing shortened: the LoRA goes most of the way to the character's own pictures."""
     options = ["--data-dir", str(tmp_path / "data"), "--worker", "thread", "--device", "cpu"]

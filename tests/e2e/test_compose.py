@@ -6,7 +6,6 @@ They run from a folder that holds what the image does.
 import re
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gradio_client import Client
 from isengard.settings import ROOT, Settings, variable
 from tests import image
 from tests.redis_servers import PROGRAMS, free_port
+from tests.waiting import until
 
 FILE = ROOT / "compose.yaml"
 GIVEN = {"REDIS_PASSWORD": "abc123", "ISENGARD_AUTH": "me:secret"}
@@ -158,25 +158,18 @@ def stack(tmp_path):
     one.end()
 
 
-def until(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    return pytest.fail(f"it did not happen within {seconds} seconds")
-
-
 @pytest.mark.slow
 def test_what_compose_starts_makes_an_image_for_one_who_logs_in(stack):
     stack.start_redis()
     app, worker = stack.start("app"), stack.start("worker-cpu")
-    until(stack.is_ready)
+    until(stack.is_ready, every_s=0.1)
     assert stack.is_healthy()
     page = Client(stack.url, auth=tuple(GIVEN["ISENGARD_AUTH"].split(":")), verbose=False)
     options = {"num_inference_steps": 1}
     job = page.predict("a face", "demo", None, options, api_name="/generate")
-    ended = until(lambda: (now := page.predict(job, api_name="/job_status"))["finished_at"] and now)
+    ended = until(
+        lambda: (now := page.predict(job, api_name="/job_status"))["finished_at"] and now, every_s=0.1
+    )
     assert (ended["status"], ended["error"]) == ("succeeded", None)
     for process in (app, worker):
         process.terminate()

@@ -20,7 +20,6 @@ ABSENT = ("gradio", "torchao", "bitsandbytes", "pi_heif", "prodigyopt", "typer",
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_cases_are_measured_once_and_go_into_the_file_and_the_documentation(tmp_path, capsys):
     file = tmp_path / "results" / "card.json"
     arguments = [*TINY, "--results", str(file)]
@@ -35,7 +34,6 @@ def test_cases_are_measured_once_and_go_into_the_file_and_the_documentation(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", ["train:fp8_matmul + compile", "generate:blocks offloaded"])
 def test_it_needs_no_package_that_a_bare_gpu_machine_may_lack(case):
     program = (
@@ -52,7 +50,6 @@ def test_it_needs_no_package_that_a_bare_gpu_machine_may_lack(case):
 
 @pytest.mark.aitoolkit
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_ai_toolkit_is_measured_where_it_is(capsys):
     gpu.main([*TINY, "--only", "train:AI-Toolkit, its defaults"])
     result = Result.model_validate_json(capsys.readouterr().out.splitlines()[-1])

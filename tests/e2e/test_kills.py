@@ -1,7 +1,6 @@
 """The worker process is killed again and again: the training ends as if nothing had happened."""
 
 import signal
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from isengard.domain.job import JobStatus, Phase
 from tests.forked_workers import Moment, start_worker
 from tests.tiny_app import submit_training, tiny_app
+from tests.waiting import until
 
 LONG = {
     "steps": 60,
@@ -37,30 +37,17 @@ def worker_process(app, *, dies=None):
 def kill_at(app, job_id, moment):
     """Run a worker that kills itself with SIGKILL at ``moment`` of the job."""
     with worker_process(app, dies=moment) as process:
-        end = time.monotonic() + 120
-        while process.is_alive():
-            assert not app.jobs.get(job_id).status.ended, f"the job ended without {moment}"
-            assert time.monotonic() < end, f"{moment} did not come"
-            process.join(0.01)
-        assert process.exitcode == -signal.SIGKILL
-
-
-def wait_for(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.is_alive(), "the worker died by itself"
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.002)
+        until(lambda: not process.is_alive() or app.jobs.get(job_id).status.ended)
+        assert process.exitcode == -signal.SIGKILL, f"the job ended without {moment}"
 
 
 def run_to_the_end(app, job_id):
     with worker_process(app) as process:
-        wait_for(lambda: app.jobs.get(job_id).status.ended, process)
+        until(lambda: app.jobs.get(job_id).status.ended, alive=process.is_alive)
     return app.jobs.get(job_id)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_seven_kills_in_every_phase_change_no_bit_of_the_result(tmp_path, tiny_flux):
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,8 +12,10 @@ from isengard.queue.redis import RedisQueue
 from isengard.settings import ROOT, Settings
 from isengard.wiring import build
 from tabs.training_live import log_lines
+from tests.forked_workers import Moment, start_worker
 from tests.redis_servers import Server
 from tests.tiny_app import submit_training, tiny_app
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -47,15 +48,6 @@ def start(settings):
         process.communicate()
 
 
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    return pytest.fail(f"it did not happen within {seconds} seconds")
-
-
 def now(settings, job):
     """(attempt, step) of a counting job."""
     path = settings.runs_dir / job.id / "now"
@@ -71,14 +63,14 @@ def messages(settings):
 
 def test_a_killed_workers_job_goes_on_with_another_without_a_missing_step(settings, server, start):
     queue = RedisQueue(server.url)
-    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 60})
+    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 200})
     first = start("cuda:0", lease_s=1)
     until(lambda: now(settings, job) > (1, 9))
     first.kill()
     start("cuda:1", lease_s=1)
     until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)
     ended = queue.get(job.id)
-    assert ended.result == {"lines": [f"step {number}" for number in range(1, 61)]}
+    assert ended.result == {"lines": [f"step {number}" for number in range(1, 201)]}
     assert ended.attempt >= 2
 
 
@@ -97,7 +89,7 @@ def test_a_worker_stopped_for_longer_than_its_lease_finds_its_job_taken(settings
 
 def test_a_worker_outlives_a_server_that_is_killed_and_comes_back(settings, server, start):
     queue = RedisQueue(server.url)
-    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 300})
+    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 500})
     start("cpu")
     until(lambda: now(settings, job) > (1, 3))
     for _ in range(2):
@@ -107,41 +99,27 @@ def test_a_worker_outlives_a_server_that_is_killed_and_comes_back(settings, serv
         server.start()
     until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)
     ended = queue.get(job.id)
-    assert (ended.attempt, len(ended.result["lines"])) == (1, 300)
+    assert (ended.attempt, len(ended.result["lines"])) == (1, 500)
 
 
 @pytest.mark.slow
 def test_a_real_training_is_taken_over_where_the_volume_is_mounted_elsewhere(tmp_path, server, tiny_flux):
     app = tiny_app(tmp_path, tiny_flux, redis_url=server.url, lease_s=2)
-    page = build(app.settings)
     job_id = submit_training(app, steps=30, save_every=5)
     assert not app.settings.jobs_db.exists()
 
-    def worker(settings):
-        command = [sys.executable, "-m", "isengard", "worker"]
-        environment = {**settings.child_environment(), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def training_at(step):
-        progress = page.jobs.get(job_id).progress
-        return progress and progress.phase is Phase.TRAINING and progress.step >= step
-
-    first = worker(app.settings.model_copy(update={"machine": "first"}))
-    try:
-        until(lambda: training_at(7))
-    finally:
-        first.kill()
-        first.wait()
+    first = start_worker(
+        app.settings.model_copy(update={"machine": "first"}), dies=Moment((Phase.TRAINING,), step=7)
+    )
+    until(lambda: not first.is_alive())
     elsewhere = app.settings.data_dir.rename(tmp_path / "elsewhere")
     page = build(app.settings.model_copy(update={"data_dir": elsewhere}))
-    second = worker(page.settings.model_copy(update={"machine": "second"}))
+    second = start_worker(page.settings.model_copy(update={"machine": "second"}))
     try:
-        until(lambda: page.jobs.get(job_id).status.ended, seconds=120)
+        until(lambda: page.jobs.get(job_id).status.ended, alive=second.is_alive)
     finally:
         second.kill()
-        second.wait()
+        second.join()
     job = page.jobs.get(job_id)
     assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
     assert job.attempt >= 2

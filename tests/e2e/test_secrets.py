@@ -28,6 +28,7 @@ from tests.canaries import held, held_below
 from tests.fake_hub import FakeHub
 from tests.redis_servers import Server, free_port
 from tests.tiny_app import QUICK, tiny_settings
+from tests.waiting import PATIENCE_S, until
 
 #: Each in letters that look different in an address, in JSON or in HTML, where its place allows such letters.
 CANARIES = {
@@ -42,7 +43,6 @@ CANARIES = {
 }
 USER = "anna"
 TOKEN_FILE = "hub-token"  # noqa: S105  # the only place that may hold a secret
-PATIENCE_S = 120
 
 
 def photos(folder):
@@ -170,13 +170,11 @@ class Page:
             )
 
     def wait_until_it_answers(self):
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            assert self.process.poll() is None
+        def answers():
             with suppress(httpx.TransportError):
                 return httpx.get(f"{self.url}/health").raise_for_status()
-            time.sleep(0.05)
-        return pytest.fail("the page did not answer")
+
+        until(answers, alive=lambda: self.process.poll() is None, every_s=0.05)
 
     def family(self):
         """What everybody on the machine sees of it and of its children, and what these were given."""

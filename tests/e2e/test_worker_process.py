@@ -16,17 +16,9 @@ from isengard.queue.sqlite import SqliteQueue
 from isengard.settings import ROOT, Settings, WorkerMode
 from isengard.supervisor import Supervisor, is_held, local_worker, lock_path, worker_name
 from tests.equipment import trains_with
+from tests.waiting import PATIENCE_S, until
 
 SMALL_WORKER = [sys.executable, "-m", "tests.e2e.small_worker"]
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    return pytest.fail(f"it did not happen within {seconds} seconds")
 
 
 @pytest.fixture
@@ -71,7 +63,7 @@ def log_lines(settings):
 
 
 def test_a_job_killed_five_times_misses_and_doubles_no_step(settings, queue, start):
-    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 60})
+    job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 200})
     for kill in range(1, 6):
         worker = start()
         until(lambda kill=kill: now(settings, job) > (kill, 0) and now(settings, job)[1] >= 9 * kill)
@@ -80,7 +72,7 @@ def test_a_job_killed_five_times_misses_and_doubles_no_step(settings, queue, sta
     start()
     until(lambda: queue.get(job.id).status is JobStatus.SUCCEEDED)
     ended = queue.get(job.id)
-    assert ended.result == {"lines": [f"step {number}" for number in range(1, 61)]}
+    assert ended.result == {"lines": [f"step {number}" for number in range(1, 201)]}
     assert ended.attempt == 6
     assert [event.kind for event in queue.events(job.id)].count("lost") == 5
 
@@ -105,7 +97,7 @@ def test_a_worker_told_to_end_saves_its_job_and_hands_it_back(settings, queue, s
     worker = start()
     until(lambda: now(settings, job) > (1, 3))
     worker.send_signal(number)
-    assert worker.wait(5) == 0
+    assert worker.wait(10) == 0
     back = queue.get(job.id)
     assert (back.status, back.attempt) == (JobStatus.QUEUED, 1)
     saved = (settings.runs_dir / job.id / "saved").read_text().splitlines()
@@ -127,7 +119,7 @@ def test_a_second_worker_of_the_same_name_is_refused_in_plain_words(settings, qu
     job = queue.enqueue(JobKind.TRAIN_LORA, {"steps": 100_000})
     start()
     until(lambda: now(settings, job) > (1, 1))
-    _, said = start().communicate(timeout=30)
+    _, said = start().communicate(timeout=PATIENCE_S)
     assert f"a worker for {worker_name(settings)} is running already" in said.decode()
     assert queue.get(job.id).attempt == 1
 
@@ -260,7 +252,7 @@ def test_a_job_that_does_not_end_in_time_does_not_hold_the_program_up(settings, 
     job = queue.enqueue(JobKind.TRAIN_LORA, {})
     try:
         with local_worker(with_mode(settings, WorkerMode.THREAD), queue, lambda: trains_with(stubborn)):
-            assert begun.wait(30)
+            assert begun.wait(PATIENCE_S)
         assert queue.get(job.id).status is JobStatus.RUNNING
     finally:
         enough.set()

@@ -18,7 +18,7 @@ from isengard.wiring import build
 from tests.engines.demo_model import Reports
 
 LORAS = ROOT / "tests" / "assets" / "loras"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 ZERO, GOOD, OVERCOOKED, COPYING = range(1, 5)
 QUICK = {"strengths": (1.0,), "num_inference_steps": 4}
 

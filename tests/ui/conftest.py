@@ -4,13 +4,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
 
 from isengard.settings import ROOT
+from tests.waiting import until
 
 
 class RunningPage:
@@ -25,16 +25,15 @@ class RunningPage:
         command = [sys.executable, "app.py", "--port", str(self.port), "--data-dir", str(data_dir), *options]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
 
-    def wait_until_it_answers(self, seconds=60):
-        end = time.monotonic() + seconds
+    def wait_until_it_answers(self):
         with httpx.Client(timeout=5) as client:
-            while time.monotonic() < end:
+
+            def answers():
                 assert self.process.poll() is None, self.process.communicate()[1]
-                try:
+                with suppress(httpx.TransportError):
                     return client.get(f"{self.url}/health").raise_for_status()
-                except httpx.TransportError:
-                    time.sleep(0.05)
-        return pytest.fail(f"the page did not answer within {seconds} seconds")
+
+            until(answers, every_s=0.05)
 
     def end(self, number=signal.SIGTERM, seconds=20):
         """Send a signal; return the exit code and what was said on stderr."""

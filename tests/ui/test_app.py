@@ -99,7 +99,6 @@ def follow(client, job, until, seconds=240):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_real_training_and_its_image_without_a_browser_and_a_page_that_ends_in_the_middle(
     run_page, tmp_path
 ):

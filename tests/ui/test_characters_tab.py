@@ -26,6 +26,7 @@ from tabs.characters_roster import OLD_S, Reader
 from tabs.common import WEB, Page, words
 from tabs.pictures import Pictures
 from tests.unit.character_pictures import encoded, picture, write, zipped
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -368,7 +369,7 @@ def test_a_long_intake_answers_in_parts_and_goes_on_unasked(uploads):
 
     def slowly(character_id, paths):
         yield from_file(paths[0])
-        go_on.wait(5)
+        go_on.wait(PATIENCE_S)
         yield from_file(paths[0])
 
     intakes = Intakes(slowly, wait_s=0.02)
@@ -378,7 +379,7 @@ def test_a_long_intake_answers_in_parts_and_goes_on_unasked(uploads):
     assert not answer["done"]
     assert intakes.look(answer["intake"], seen=1)["results"] == []
     go_on.set()
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE_S
     while not answer["done"] and time.monotonic() < end:
         answer = intakes.look(answer["intake"], seen=1)
     assert len(answer["results"]) == 1

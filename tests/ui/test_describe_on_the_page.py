@@ -19,6 +19,7 @@ from tabs.characters_describe import value
 from tests.ui.conftest import running_page
 from tests.unit.character_pictures import encoded, picture, write
 from tests.unit.test_captioner_models import FILES
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
 WORDS = "A young woman with blue eyes in a red coat."
@@ -74,14 +75,6 @@ def work(app, captioner):
     )
     worker = Worker(queue=app.queue, handlers={JobKind.CAPTION_IMAGES: handler}, name="w", lease_s=60)
     assert worker.run_one(threading.Event())
-
-
-def until(true):
-    """Wait for what the page has to do first."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -84,7 +84,6 @@ def tab(view, name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, tmp_path):
     examples = [about.parent.name for about in ASSETS.glob("characters/*/about.yaml")]
     (tmp_path / "data").mkdir()
@@ -105,7 +104,6 @@ def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_from_photos_to_images(run_page, chromium, camera, photos):
     with (
         run_page("--worker", "process", "--device", "cpu") as page,
@@ -210,7 +208,6 @@ def generate_with_the_lora(view, camera):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_failure_is_told_in_words_with_buttons_that_mend_it(run_page, chromium, camera, tmp_path):
     app = build(Settings(data_dir=tmp_path / "data", device="cpu"))
     nova = example(app.characters, ASSETS / "characters" / "nova")

@@ -64,7 +64,6 @@ def asked(app, source, *, strength, shares, **spec):
     app.queue.succeed(claimed, {"left_out": left_out})
 
 
-@pytest.mark.timeout(180)
 def test_likeness_is_seen_sorted_by_and_what_was_left_out_comes_back(run_page, tmp_path):
     laid_down(tmp_path / "data")
     camera = Camera(tmp_path / "screenshots")

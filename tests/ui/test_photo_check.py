@@ -223,7 +223,6 @@ def test_everything_that_can_be_found_and_done_has_words_in_both_languages():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_photos_are_checked_and_put_right_in_the_page(app, mira, tmp_path):
     images = [image.id for image in mira.images]
     known = examination(

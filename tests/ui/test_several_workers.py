@@ -164,7 +164,6 @@ def drains_and_forgets(view):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_three_workers_run_three_jobs_and_the_page_shows_them_all(app, server, view, tmp_path):
     announce_one_that_died(server)
     trainings = [

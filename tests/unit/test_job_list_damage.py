@@ -1,7 +1,6 @@
 """The embedded job list is damaged: it is said so, nothing else is harmed, and its last copy takes its place."""
 
 import sqlite3
-import time
 from contextlib import closing
 
 import pytest
@@ -18,6 +17,7 @@ from isengard.queue.sqlite_copy import copy_of, keeping_a_copy, recover, snapsho
 from isengard.settings import Settings
 from isengard.wiring import backups, keeping_job_list
 from tests.redis_servers import free_port
+from tests.waiting import until
 
 FULL = 40
 
@@ -70,12 +70,9 @@ def service(tmp_path):
     return backups(Settings(data_dir=tmp_path))
 
 
-def copied(path, *, until=lambda: True):
+def copied(path, *, newer=lambda: True):
     with keeping_a_copy(path, every_s=0.01):
-        end = time.monotonic() + 30
-        while not (copy_of(path).exists() and until()):
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        until(lambda: copy_of(path).exists() and newer(), every_s=0.005)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -138,9 +135,9 @@ def test_what_changes_is_copied_and_a_damaged_list_is_not(path, queue, caplog):
 
     copied(path)
     queue.enqueue(JobKind.TRAIN_LORA, {})
-    copied(path, until=has_the_new_job)
+    copied(path, newer=has_the_new_job)
     garbage(path)
-    copied(path, until=lambda: "job list not copied" in caplog.text)
+    copied(path, newer=lambda: "job list not copied" in caplog.text)
     assert has_the_new_job()
 
 

@@ -190,7 +190,7 @@ def test_a_mac_is_given_whole_weights_only():
     assert images(0, "flux2-klein-4b", facts=mac).fits
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.floats(4, 96), st.floats(0, 40), st.sampled_from(TRAINED), st.sampled_from(sorted(PRESETS)),
 )  # fmt: skip
@@ -208,7 +208,7 @@ def test_more_memory_never_gives_a_worse_training(size, more, model, preset):
             assert large.spec.gradient_checkpointing <= small.spec.gradient_checkpointing
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(4, 96), st.floats(0, 40), st.sampled_from(["flux1-dev", "flux2-klein-4b", "sdxl"]))
 def test_more_memory_never_gives_worse_images(size, more, model):
     small, large = images(size, model), images(size + more, model)

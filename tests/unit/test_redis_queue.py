@@ -22,6 +22,7 @@ from isengard.queue.redis_server import LUA, RedisServer
 from tests.contract.conftest import Clock
 from tests.contract.test_job_queue_interleavings import Game
 from tests.redis_servers import Network, Server, new_prefix
+from tests.waiting import PATIENCE_S
 
 TRAIN, IMAGES = JobKind.TRAIN_LORA, JobKind.GENERATE_IMAGES
 SECRET = "corr#ct horse"  # noqa: S105  # of a server that lives as long as its test
@@ -166,7 +167,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_used_again_afterwards(start
         began = time.monotonic()
         with pytest.raises(QueueUnavailable, match=r"gives no answer within 0\.1 s"):
             queue.get(job.id)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
     assert queue.get(job.id) == job
 
 
@@ -521,7 +522,7 @@ def test_workers_on_a_bad_network_and_a_server_that_dies_never_share_a_job(start
 
 def patiently(call):
     """As a worker does: try again while the queue cannot be reached."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while True:
         try:
             return call()

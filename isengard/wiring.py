@@ -50,6 +50,7 @@ from isengard.store import child, looks
 from isengard.store.ai_toolkit import Checkout
 from isengard.store.artifacts import Images, Loras
 from isengard.store.characters import CharacterStore
+from isengard.store.closed_sessions import ClosedSessions
 from isengard.store.comparisons import Comparisons
 from isengard.store.configs import Catalog
 from isengard.store.hub import Hub
@@ -115,7 +116,11 @@ def open_logins(settings: Settings) -> Logins | None:
     if settings.auth is None:
         return None
     users = read_users(settings.auth.get_secret_value())
-    return Logins(users, key=session_key(settings.data_dir / "session.key"))
+    return Logins(
+        users,
+        key=session_key(settings.data_dir / "session.key"),
+        closed=ClosedSessions(settings.data_dir / "closed-sessions.json"),
+    )
 
 
 def backups(settings: Settings) -> BackupService:

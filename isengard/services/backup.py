@@ -31,6 +31,7 @@ LEFT_OUT = {
     JOBS,
     "jobs.db-journal",
     "jobs-copy.db",
+    "closed-sessions.json",
     "session.key",  # whoever has a backup could log in with it; without it, all log in again
 }
 #: What AI-Toolkit makes for itself in the folder of a run, and makes again.

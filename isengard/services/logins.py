@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from itsdangerous import BadData, URLSafeSerializer
 
 from isengard.domain.users import SALT_BYTES, hash_password, is_hash, matches, nobodys_hash
+from isengard.store.closed_sessions import ClosedSessions
 
 LASTS_S = 14 * 86400
 
@@ -17,24 +18,29 @@ class Logins:
     """Passwords are kept as hashes only. A session is a signed text that the browser keeps.
 
     It is good until its end, in every page with the same key and after a restart, as long as its user is there and has
-    the same password. A session that was closed is refused from then on by this process.
+    the same password. A session that was closed is refused from then on.
 
     Args:
         users: For each name a password or a hash, as `read_users` gives them.
         key: Signs the sessions.
+        closed: Those that are refused.
         clock: Seconds since 1970.
     """
 
     def __init__(
-        self, users: Mapping[str, str], *, key: bytes, clock: Callable[[], float] = time.time
+        self,
+        users: Mapping[str, str],
+        *,
+        key: bytes,
+        closed: ClosedSessions,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._hashes = {
             name: secret if is_hash(secret) else hash_password(secret, salt=_salt(key, name))
             for name, secret in users.items()
         }
         self._nobody = nobodys_hash()
-        self._clock = clock
-        self._closed: dict[str, float] = {}
+        self._clock, self._closed = clock, closed
         self._signer = URLSafeSerializer(
             key,
             salt="isengard session",
@@ -60,9 +66,7 @@ class Logins:
     def close_session(self, session: str) -> None:
         opened = self._read(session)
         if opened:
-            now = self._clock()
-            self._closed = {number: end for number, end in self._closed.items() if end > now}
-            self._closed[opened[1]] = opened[2]
+            self._closed.add(opened[1], opened[2], now=self._clock())
 
     def _read(self, session: str) -> tuple[str, str, float] | None:
         try:

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from isengard.domain.users import nobodys_hash
 from isengard.services.logins import Logins
+from isengard.store.closed_sessions import ClosedSessions
 from tabs.http.attempts import FREE
 from tabs.http.login import MAX_BODY, LoginGate
 
@@ -44,9 +45,9 @@ OWN = [Route("/health", told), Route("/ready", ready), Route("/metrics", told)]
 
 
 @pytest.fixture
-def gate():
+def gate(tmp_path):
     """``gate(address)`` is a client there; all of them are clients of one page."""
-    logins = QuickLogins({"anna": nobodys_hash()}, key=bytes(32))
+    logins = QuickLogins({"anna": nobodys_hash()}, key=bytes(32), closed=ClosedSessions(tmp_path / "closed"))
     others = [Route("/{path:path}", told, methods=["GET", "POST"]), WebSocketRoute("/socket", talk)]
     app = Starlette(routes=[*OWN, *others], middleware=[Middleware(LoginGate, logins=logins, routes=OWN)])
     return lambda address="192.0.2.1", **options: TestClient(

@@ -116,9 +116,18 @@ class ComparisonSpec(Frozen, allow_inf_nan=False):
         )
 
     @property
+    def keys(self) -> tuple[tuple[int, int], ...]:
+        """(place of the prompt, seed) of each picture of one candidate."""
+        return tuple((prompt, seed) for prompt in range(len(self.prompts)) for seed in self.seeds)
+
+    @property
     def pictures(self) -> int:
         """How many are made, those of the base model included."""
-        return (len(self.candidates) + 1) * len(self.prompts) * len(self.seeds)
+        return (len(self.candidates) + 1) * len(self.keys)
+
+    def goes_with(self, other: Self) -> bool:
+        """Whether the candidates of both make the same pictures, and can stand in one table."""
+        return self == other.model_copy(update={"steps": self.steps, "strengths": self.strengths})
 
 
 class Tested(Frozen):
@@ -137,7 +146,9 @@ class Comparison(Frozen):
     spec: ComparisonSpec
     scorer: ScorerKind
     reference: Reference
-    tested: tuple[Tested, ...] = Field(description="in the order of the spec")
+    tested: tuple[Tested, ...] = Field(
+        description="those of earlier comparisons with the same prompts, seeds and settings, then those of the spec"
+    )
     adherence: float | None = Field(None, description="as of each candidate, of the base model's pictures")
     verdict: Verdict = Field(description="of those that were tested")
     complete: bool = Field(description="nothing more will be tested: all were, or nothing can be known")

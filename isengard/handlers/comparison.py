@@ -81,7 +81,7 @@ class CompareCheckpoints:
                 report=remembered,
             )
             comparison = self._compared(spec, pictures, measure)
-        self.comparisons.drop_others(spec)
+        self.comparisons.drop_others(spec, [one.candidate for one in comparison.tested])
         pictures.preview.unlink(missing_ok=True)
         recommended = comparison.verdict.recommended
         return {
@@ -96,17 +96,29 @@ class CompareCheckpoints:
     def _compared(self, spec: ComparisonSpec, pictures: "Pictures", measure: "Measure") -> Comparison:
         pictures.make(None)
         reference = measure.reference()
-        tested: list[Tested] = []
         hopeless = bool(cannot_know(reference))
+        tested = [] if hopeless else [measure.tested(one) for one in self._earlier(spec)]
         for candidate in () if hopeless else spec.candidates:
             pictures.make(candidate)
-            found = measure.numbers(candidate)
-            tested.append(Tested(candidate=candidate, shots=found.shots, adherence=found.adherence))
-            if len(tested) < len(spec.candidates):
+            tested.append(measure.tested(candidate))
+            if candidate != spec.candidates[-1]:
                 self._written(spec, measure, reference, tested, complete=False)
         comparison = self._written(spec, measure, reference, tested, complete=True)
         log.info("checkpoints compared", extra={"run": spec.run, "reason": comparison.verdict.reason})
         return comparison
+
+    def _earlier(self, spec: ComparisonSpec) -> list[Candidate]:
+        """What was tested before on the same pictures, and is there still: whoever tests another strength keeps the table."""
+        former = self.comparisons.read(spec.run)
+        if former is None or not spec.goes_with(former.spec):
+            return []
+        return [
+            one.candidate
+            for one in former.tested
+            if one.candidate not in spec.candidates
+            and self.comparisons.checkpoint(spec.run, one.candidate.step).is_file()
+            and all(path.is_file() for path in self.comparisons.pictures(spec, one.candidate))
+        ]
 
     def _written(
         self,
@@ -257,9 +269,13 @@ class Measure:
         floor = self.numbers(None).shots
         return Reference(ceiling=self.portrait.ceiling, twins=self.twins, floor=floor)
 
+    def tested(self, candidate: Candidate) -> Tested:
+        found = self.numbers(candidate)
+        return Tested(candidate=candidate, shots=found.shots, adherence=found.adherence)
+
     def numbers(self, candidate: Candidate | None) -> KeptShots:
         """Of a candidate's pictures, which are all there, as are those of the base model."""
-        paths = self._paths(candidate)
+        paths = self.comparisons.pictures(self.spec, candidate)
         measured = self._measured(paths)
         kept = self.comparisons.shots(self.spec.run, candidate, measured=measured)
         if kept is not None:
@@ -286,17 +302,11 @@ class Measure:
 
     @property
     def _keys(self) -> list[Key]:
-        return [(prompt, seed) for prompt in range(len(self.spec.prompts)) for seed in self.spec.seeds]
-
-    def _paths(self, candidate: Candidate | None) -> list[Path]:
-        return [
-            self.comparisons.picture(self.spec, candidate, prompt=prompt, seed=seed)
-            for prompt, seed in self._keys
-        ]
+        return list(self.spec.keys)
 
     @cached_property
     def _base(self) -> list[Sketch]:
-        return [sketch(path) for path in self._paths(None)]
+        return [sketch(path) for path in self.comparisons.pictures(self.spec, None)]
 
     def _measured(self, paths: Sequence[Path]) -> str:
         """Other text for other pictures or photos."""

@@ -154,10 +154,9 @@ class ComparisonService:
     def missing(self, spec: ComparisonSpec) -> int:
         """How many pictures have still to be made."""
         return sum(
-            not self._comparisons.picture(spec, candidate, prompt=prompt, seed=seed).is_file()
+            not path.is_file()
             for candidate in (None, *spec.candidates)
-            for prompt in range(len(spec.prompts))
-            for seed in spec.seeds
+            for path in self._comparisons.pictures(spec, candidate)
         )
 
     def seconds(self, spec: ComparisonSpec) -> float | None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL.Image import Image
@@ -57,6 +58,10 @@ class Comparisons:
         digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
         return self._of(spec.run, candidate) / f"{digest}.png"
 
+    def pictures(self, spec: ComparisonSpec, candidate: Candidate | None) -> list[Path]:
+        """The files of all pictures of a candidate, in the order of the spec's keys."""
+        return [self.picture(spec, candidate, prompt=prompt, seed=seed) for prompt, seed in spec.keys]
+
     def keep(self, image: Image, path: Path) -> None:
         """Raises: DiskFull."""
         with replacing(path) as temporary:
@@ -97,14 +102,10 @@ class Comparisons:
         for folder in (self.folder(run), *self.folder(run).glob("*/")):
             sweep(folder)
 
-    def drop_others(self, spec: ComparisonSpec) -> None:
-        """Remove the pictures of earlier comparisons that this one does not hold. Raises: LeaseLost."""
-        wanted = {
-            self.picture(spec, candidate, prompt=prompt, seed=seed)
-            for candidate in (None, *spec.candidates)
-            for prompt in range(len(spec.prompts))
-            for seed in spec.seeds
-        }
+    def drop_others(self, spec: ComparisonSpec, tested: Iterable[Candidate]) -> None:
+        """Remove pictures that are neither the spec's nor, with its prompts, those of ``tested``. Raises: LeaseLost."""
+        candidates = (None, *spec.candidates, *tested)
+        wanted = {path for candidate in candidates for path in self.pictures(spec, candidate)}
         check_now()
         for path in self.folder(spec.run).glob("*/*.png"):
             if path not in wanted and PARTIAL not in path.name:

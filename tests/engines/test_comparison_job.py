@@ -13,6 +13,7 @@ from isengard.equipment import equip
 from isengard.errors import InvalidSpec, JobYielded, NotFound
 from isengard.files import PARTIAL
 from isengard.services.likeness import LikenessService
+from isengard.store.comparisons import RECORD
 from tests.comparisons import FEW, PROMPTS, drawn_app, new_run, write_checkpoints
 from tests.engines.demo_model import Reports
 
@@ -57,9 +58,10 @@ def run(app, loras):
 def compared(app, run, first):
     """The run has been compared already."""
     others, other_run, _ = first
-    shutil.copytree(
-        others.settings.runs_dir / other_run / "comparison", app.settings.runs_dir / run / "comparison"
-    )
+    folder = app.settings.runs_dir / run / "comparison"
+    shutil.copytree(others.settings.runs_dir / other_run / "comparison", folder)
+    record = folder / RECORD
+    record.write_text(record.read_text().replace(other_run, run))
 
 
 @pytest.fixture
@@ -115,6 +117,33 @@ def test_a_changed_prompt_makes_its_pictures_only_and_the_old_ones_go(app, run, 
     after = pictures(app, run)
     assert result["pictures"] == PICTURES // 4
     assert (len(after), len(before.items() & after.items())) == (PICTURES, PICTURES - PICTURES // 4)
+
+
+def test_another_strength_joins_the_table_and_other_prompts_begin_a_new_one(
+    app, run, compared, submit, compare
+):
+    before, made = app.comparison.of_run(run), pictures(app, run)
+    result = compare(submit(steps=(4,), strengths=(0.5,)), Reports())
+    joined = app.comparison.of_run(run)
+    assert result["pictures"] == 2 * len(PROMPTS)
+    assert joined.tested[:-1] == before.tested
+    assert joined.tested[-1].candidate == Candidate(step=4, strength=0.5)
+    assert len(joined.verdict.scores) == len(STEPS) + 1
+    assert made.items() <= pictures(app, run).items()
+    compare(submit(steps=(4,), prompts=(*PROMPTS[:3], "[trigger] in a city")), Reports())
+    assert [one.candidate for one in app.comparison.of_run(run).tested] == [Candidate(step=4, strength=1)]
+
+
+def test_a_candidate_without_its_checkpoint_or_a_picture_leaves_the_table(
+    app, run, compared, submit, compare
+):
+    (app.settings.runs_dir / run / "checkpoints" / "step-00000002" / "lora.safetensors").unlink()
+    compare(submit(steps=(4,), strengths=(0.5,)), Reports())
+    assert [one.candidate.step for one in app.comparison.of_run(run).tested] == [4, 4]
+    app.comparison.picture(run, Candidate(step=4, strength=1), prompt=0, seed=3).unlink()
+    compare(submit(steps=(4,), strengths=(0.7,)), Reports())
+    strengths = [one.candidate.strength for one in app.comparison.of_run(run).tested]
+    assert strengths == [0.5, 0.7]
 
 
 def test_other_photos_are_measured_against_anew_without_new_pictures(app, run, compared, submit, compare):

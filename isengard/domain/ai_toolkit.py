@@ -325,6 +325,8 @@ def _differences(spec: TrainingSpec, family: Family) -> list[str]:
         found.append(f"- max_upscale {spec.max_upscale:g} is lost: AI-Toolkit never enlarges an image")
     if lost := list(_ours_alone(spec)):
         found.append(f"- {', '.join(lost)}: Isengard's own, lost there")
+    if looked := [name for name in ("stop_early", "compare_when_done") if getattr(spec, name)]:
+        found.append(f"- {', '.join(looked)}: nobody there looks at how alike the pictures are")
     if spec.validate_every:
         found.append("- AI-Toolkit validates on images of their own, so there is no validation here")
     return ["", "Not quite the same there:", *found] if found else []

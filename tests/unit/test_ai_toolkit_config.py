@@ -171,7 +171,12 @@ def test_its_head_says_what_has_to_be_edited():
 
 def test_its_head_says_what_differs_there():
     head, _, _ = exported(
-        alpha=4, max_upscale=2, timestep_sampling="shifted", validate_every=10, attention="cudnn"
+        alpha=4,
+        max_upscale=2,
+        timestep_sampling="shifted",
+        validate_every=10,
+        attention="cudnn",
+        compare_when_done=True,
     ).partition("---")
     for words in (
         "alpha 4 has no effect",
@@ -179,6 +184,7 @@ def test_its_head_says_what_differs_there():
         "type shift moves",
         "no validation",
         "attention: Isen",
+        "compare_when_done: nobody there looks",
     ):
         assert words in head
 

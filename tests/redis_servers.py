@@ -21,6 +21,26 @@ if installed := shutil.which("redis-server"):
     PROGRAMS["redis"] = installed
 
 
+@contextmanager
+def answering(words: bytes) -> Iterator[int]:
+    """The port of a server that is no Redis: it says the same to whatever it hears, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(words)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 class Server:
     """A server in a folder of its own, which can be killed and started again at the same address."""
 

@@ -21,7 +21,7 @@ from isengard.queue.redis import RedisQueue
 from isengard.queue.redis_server import LUA, RedisServer
 from tests.contract.conftest import Clock
 from tests.contract.test_job_queue_interleavings import Game
-from tests.redis_servers import Network, Server, new_prefix
+from tests.redis_servers import Network, Server, answering, new_prefix
 from tests.waiting import PATIENCE_S
 
 TRAIN, IMAGES = JobKind.TRAIN_LORA, JobKind.GENERATE_IMAGES
@@ -324,22 +324,9 @@ def test_a_url_that_is_none_is_told_how_to_write_it(url):
 
 @pytest.fixture
 def web_server():
-    """Answers everything as a web server does."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(1000)
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+    """The port of one that answers everything as a web server does."""
+    with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
+        yield port
 
 
 def test_another_kind_of_server_is_told_from_redis(web_server):

@@ -1,7 +1,6 @@
 """What page, worker and command line say when the job list's server is not as it has to be: one sentence, and no secret."""
 
 import socket
-import threading
 
 import pytest
 import typer
@@ -11,7 +10,7 @@ import app as page
 from isengard.cli import app as commands
 from isengard.cli import doctor
 from isengard.queue import redis_server
-from tests.redis_servers import Server, free_port
+from tests.redis_servers import Server, answering, free_port
 
 SECRET = "corr#ct-horse"  # noqa: S105  # of servers that live as long as this file
 IN_A_URL = "corr%23ct-horse"
@@ -159,20 +158,8 @@ def test_a_certificate_file_that_is_missing_is_not_taken_for_a_server_that_is_aw
 @pytest.fixture
 def hanging_up():
     """The port of a server that ends each connection, as one with TLS does when it is spoken to without."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(1000)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+    with answering(b"") as port:
+        yield port
 
 
 def test_a_server_that_breaks_off_may_want_tls(hanging_up, refused):

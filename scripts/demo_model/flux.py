@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from scripts.demo_model.data import Drawings
-from scripts.demo_model.stage import Ema, Stage, batch_of, set_lr
+from scripts.demo_model.stage import Ema, Stage, batch_of, in_bfloat16, set_lr
 from scripts.demo_model.words import CLIP_LENGTH, T5_LENGTH, caption, clip_tokenizer, t5_tokenizer
 
 #: Tokens along each side of the image: 128 pixels / 8 by the autoencoder / 2 by packing.
@@ -127,7 +127,7 @@ def predict(
     image_ids = torch.zeros(SIDE, SIDE, 3, device=device)
     image_ids[..., 1] += torch.arange(SIDE, device=device)[:, None]
     image_ids[..., 2] += torch.arange(SIDE, device=device)[None, :]
-    with torch.autocast(device.type, torch.bfloat16):
+    with in_bfloat16(device):
         velocity = transformer(
             hidden_states=noisy,
             encoder_hidden_states=text[0],
@@ -242,7 +242,7 @@ def _fit(
 
     def step(number: int) -> Mapping[str, Tensor]:
         batch = draw(number)
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             text = painter.encode(batch.captions, device)
         velocity = predict(compiled, batch.noisy, batch.time, torch.ones_like(batch.time), text)
         loss = functional.mse_loss(velocity, batch.noise - batch.clean)

@@ -18,7 +18,7 @@ from isengard.engines.drawn_figures import FigureEncoder
 from scripts.demo_model import draw
 from scripts.demo_model.data import Drawings, Portrait
 from scripts.demo_model.draw import Person
-from scripts.demo_model.stage import Ema, Stage, batch_of, cosine, set_lr
+from scripts.demo_model.stage import Ema, Stage, batch_of, cosine, in_bfloat16, set_lr
 from scripts.demo_model.vae import to_pixels
 
 #: What the judge tells apart, and the words for it.
@@ -131,7 +131,7 @@ def _fit(
 
     def step(number: int) -> Mapping[str, Tensor]:
         set_lr(optimizer, cosine(number, recipe.steps, warmup=50))
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             loss = loss_of(number)
         optimizer.zero_grad()
         loss.backward()

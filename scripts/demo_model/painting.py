@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isengard.files import replacing
 from scripts.demo_model.flux import Painter
+from scripts.demo_model.stage import in_bfloat16
 from scripts.demo_model.words import T5_LENGTH
 
 STEPS = 20
@@ -66,7 +67,7 @@ def paint(
     found = []
     for start in range(0, len(prompts), BATCH):
         part = list(prompts[start : start + BATCH])
-        with torch.autocast(pipe.device.type, torch.bfloat16):
+        with in_bfloat16(pipe.device):
             images = pipe(
                 part,
                 height=128,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from scripts.demo_model.data import Drawings
-from scripts.demo_model.stage import Ema, Stage, batch_of, cosine, set_lr
+from scripts.demo_model.stage import Ema, Stage, batch_of, cosine, in_bfloat16, set_lr
 
 CHANNELS = (16, 32, 64, 128)
 
@@ -60,11 +60,11 @@ def train(drawings: Drawings, folder: Path, recipe: Recipe, device: torch.device
     def step(number: int) -> dict[str, Tensor]:
         indices, generator = batch_of(number, 1, len(drawings), recipe.batch)
         pixels = to_pixels(drawings.images[indices.numpy()], device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             posterior = vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         latents = posterior.mean.float() + posterior.std.float() * noise
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             restored = vae.decode(latents).sample
         restored = restored.float()
         absolute = functional.l1_loss(restored, pixels)
@@ -103,7 +103,7 @@ def encode_all(vae: AutoencoderKL, drawings: Drawings, device: torch.device) -> 
     """The mean latents of all drawings, (n, 16, 16, 16) float16, as the encoder gives them."""
     found = []
     for start in tqdm(range(0, len(drawings), 32), desc="encoding", unit="batch"):
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             posterior = vae.encode(to_pixels(drawings.images[start : start + 32], device)).latent_dist
         found.append(posterior.mean.half().cpu())
     return torch.cat(found).contiguous()
@@ -125,7 +125,7 @@ def restore(vae: AutoencoderKL, images: npt.NDArray[np.uint8], device: torch.dev
     """Images through the encoder and the decoder."""
     found = []
     for start in tqdm(range(0, len(images), 32), desc="restoring", unit="batch"):
-        with torch.autocast(device.type, torch.bfloat16):
+        with in_bfloat16(device):
             latents = vae.encode(to_pixels(images[start : start + 32], device)).latent_dist.mode()
             pixels = vae.decode(latents).sample
         found.append(

@@ -37,7 +37,8 @@ def compare(
       python -m isengard compare JOB_ID --set "strengths=[0.7, 0.85, 1]" --set "steps=[500, 1000]"
 
     Each checkpoint makes the same pictures, and so does the base model without the LoRA. 0 % is as like as the base
-    model's pictures, 100 % as like as the photos are to each other. A picture that is there is not made again.
+    model's pictures, 100 % as like as the photos are to each other. A picture that is there is not made again, and what
+    was compared before with the same prompts and settings stays in the table.
     """
     app = application(context)
     app.volume.same()

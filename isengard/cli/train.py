@@ -17,7 +17,9 @@ from isengard.wiring import Application
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Any field of the training, as NAME=VALUE; several are allowed.", metavar="NAME=VALUE"
+        "--set",
+        help="A field of what is made, listed by --plan, as NAME=VALUE; several are allowed.",
+        metavar="NAME=VALUE",
     ),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Only queue the job and print its id.")]

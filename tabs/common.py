@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,13 +80,21 @@ def spoken(section: str, name: str, value: Any = None, **options: Any) -> gr.HTM
     return scripted(section, "dom", name, value, **options)
 
 
-def scripted(section: str, beginning: str, name: str, value: Any = None, **options: Any) -> gr.HTML:
-    """A `widget` whose script begins with another, and with the words of a tab as ``WORDS``.
+def scripted(
+    section: str,
+    beginning: str,
+    name: str,
+    value: Any = None,
+    *,
+    shares: Sequence[str] = (),
+    **options: Any,
+) -> gr.HTML:
+    """A `widget` whose script begins with others, ``shares`` the last, and with the words of a tab as ``WORDS``.
 
     They are part of the script, as Gradio forgets the properties of a component that is changed while it is hidden.
     """
     made = widget(name, value, apply_default_css=False, **options)
-    shared = (WEB / f"{beginning}.js").read_text(encoding="utf-8")
+    shared = "".join((WEB / f"{each}.js").read_text(encoding="utf-8") for each in (beginning, *shares))
     said = {
         language: {key.removeprefix(f"{section}.say."): text for key, text in each.items()}
         for language, each in words(section).items()

@@ -80,6 +80,7 @@ def lay_out(page: Page) -> Parts:
                 "image",
                 "image_stage",
                 {"state": "empty"},
+                shares=["image_badge"],
                 elem_id="image-stage",
                 server_functions=[watcher(page)],
             )
@@ -195,7 +196,9 @@ def _gallery() -> dict[str, Component]:
                 elem_id="image-alike",
             )
             archive = gr.Button(t("image.gallery.zip"), scale=0, min_width=200, elem_id="image-archive")
-        gallery = spoken("image", "image_gallery", {"items": []}, elem_id="image-gallery")
+        gallery = spoken(
+            "image", "image_gallery", {"items": []}, shares=["image_badge"], elem_id="image-gallery"
+        )
     viewer = spoken("image", "image_viewer", {}, elem_id="image-viewer")
     return {
         "made_with": made_with,

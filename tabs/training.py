@@ -113,7 +113,7 @@ def _layout(
             parts["generate"] = gr.Button(
                 t("training.generate"), variant="primary", visible=False, elem_id="training-generate"
             )
-            parts["curves"] = own("training_chart", {}, elem_id="training-chart")
+            parts["curves"] = own("training_chart", {}, shares=["chart_dom"], elem_id="training-chart")
             parts["samples"] = own("training_samples", {}, elem_id="training-samples")
             parts["compare"] = training_compare.lay(page)
             parts["queue"] = own("training_queue", [], elem_id="training-queue")

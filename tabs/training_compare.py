@@ -231,6 +231,7 @@ def lay(page: Page) -> gr.HTML:
         "training_dom",
         "compare",
         NOTHING,
+        shares=["chart_dom"],
         elem_id="training-compare",
         server_functions=[picturing(page)],
     )

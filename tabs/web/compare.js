@@ -1,7 +1,5 @@
 // Which checkpoint looks most like the character: asked for here, then its numbers, a chart, and the pictures behind them.
-const NS = "http://www.w3.org/2000/svg";
 const COLOURS = 5;
-const svg = find("svg");
 const dialog = find("dialog");
 let painted = "";
 let run = null;
@@ -141,14 +139,6 @@ function paintTable({ result, usable }) {
 }
 
 // The chart
-
-function shape(tag, attributes, text = "") {
-  const made = document.createElementNS(NS, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
-  svg.append(made);
-  return made;
-}
 
 function draw() {
   svg.replaceChildren();

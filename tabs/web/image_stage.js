@@ -51,18 +51,6 @@ function ofJob(value) {
   return shown;
 }
 
-// What an image says of its likeness; without a number it shows nobody.
-const figure = (said) => said.text || say("likeness.nobody");
-
-function badge({ badge: said }) {
-  return said ? [make("span", { class: `badge is-${said.level}`, title: say("likeness", said.name, figure(said)) }, figure(said))] : [];
-}
-
-function named(item) {
-  const said = say("enlarge", item.prompt);
-  return item.badge ? `${said} (${say("likeness", item.badge.name, figure(item.badge))})` : said;
-}
-
 function row(each, text, further) {
   return make("li", { "data-job": each.id }, make("span", {}, text), further,
     make("button", { type: "button", "data-cancel": each.id, "aria-label": say("cancel.waiting") }, "✕"));

@@ -1,18 +1,8 @@
 // Loss by step. Drawn when the points or the width change, and never else.
-const svg = element.querySelector("svg");
 const chart = element.querySelector(".chart");
 const output = element.querySelector("output");
-const NS = "http://www.w3.org/2000/svg";
 const edge = { left: 48, right: 10, top: 8, bottom: 34 };
 let scale = null;
-
-function shape(tag, attributes, text = "") {
-  const made = document.createElementNS(NS, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
-  svg.append(made);
-  return made;
-}
 
 function ticks(low, high, most) {
   const rough = (high - low) / most || 1;

@@ -7,7 +7,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain import comparison
 from isengard.domain.evaluation import Fault, Reference, Shot, evaluate
@@ -28,7 +28,8 @@ from tabs.pictures import Pictures
 from tabs.training_setup import Choice
 from tabs.training_view import View
 from tests.tiny_app import submit_training, tiny_app
-from tests.ui.camera import DESK, Camera
+from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view
 from tests.ui.conftest import running_page
 
 STEPS = (50, 100, 150)
@@ -458,16 +459,12 @@ def running(tmp_path_factory):
     nova = example(app.characters, ASSETS / "characters" / "nova")
     run = app.training.submit(character_id=nova.id, base_model="demo", preset="quick", overrides={}).id
     draw(app, compare(app, train(app, run)))
-    with running_page(data, "--worker", "none", "--device", "cpu") as page, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with running_page(data, "--worker", "none", "--device", "cpu") as page, chromium() as browser:
         yield app, run, page, browser
-        browser.close()
 
 
 def opened(running, language):
-    view = running[3].new_page(viewport=DESK, locale=language)
-    view.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
+    view = new_view(running[3], locale=language)
     view.goto(f"{running[2].url}/?tab=training")
     return view, view.locator("#training-compare")
 

@@ -1,12 +1,11 @@
 """Captions by a model on the characters tab: what it shows, and in Chromium what its buttons do."""
 
-import shutil
 import threading
 import time
 from functools import partial
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.job import JobKind, JobStatus
 from isengard.handlers.captioning import caption_images
@@ -16,6 +15,7 @@ from isengard.wiring import build
 from isengard.worker import Worker
 from tabs import characters_describe
 from tabs.characters_describe import value
+from tests.ui.chromium import chromium, new_view, problems_of
 from tests.ui.conftest import running_page
 from tests.unit.character_pictures import encoded, picture, write
 from tests.unit.test_captioner_models import FILES
@@ -130,26 +130,19 @@ def living(tmp_path_factory):
     """A page of the app, and Chromium."""
     folder = tmp_path_factory.mktemp("describe")
     app = filled(folder / "data", folder)
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
     with (
         running_page(folder / "data", "--worker", "none", "--device", "cpu") as page,
-        sync_playwright() as playwright,
+        chromium() as browser,
     ):
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield app, browser, page.url
-        browser.close()
 
 
 @pytest.fixture
 def view(living):
     """The open tools of the character; nothing may go wrong in the console."""
     app, browser, url = living
-    view = browser.new_page(locale="de-DE")
-    problems = []
-    view.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    view.on("pageerror", lambda error: problems.append(str(error)))
-    view.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    view = new_view(browser, locale="de-DE")
+    problems = problems_of(view)
     view.goto(f"{url}/?tab=characters&character=anna")
     view.locator("#characters-tools button").first.click()
     yield view

@@ -4,37 +4,30 @@ import io
 import json
 import random
 import re
-import shutil
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import Error, expect
 
 from isengard.domain.job import JobError, JobStatus, Phase, Progress
 from isengard.services.examples import example
 from isengard.settings import ASSETS, ROOT, Settings
 from isengard.wiring import build
 from scripts.demo_model.draw import draw, random_look, random_person
-from tests.ui.camera import DESK, Camera
+from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view, problems_of
 
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
 HEIC = ROOT / "tests" / "assets" / "heic"
 STEPS = 60
-#: A quick training takes a minute on an idle machine; the tests share theirs.
-PATIENCE_MS = 240_000
 
 
 @pytest.fixture
-def chromium():
-    """Debian's Chromium. Without it these tests fail: a page that nobody has seen is not tested."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "the tests of the page need Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+def browser():
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -62,14 +55,10 @@ def camera(tmp_path):
 
 
 @contextmanager
-def opened(chromium, page, camera):
+def opened(browser, page, camera):
     """A browser on the page; nothing may go wrong in its console."""
-    view = chromium.new_page(viewport=DESK)
-    problems = []
-    view.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    view.on("pageerror", lambda error: problems.append(str(error)))
-    view.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
+    view = new_view(browser)
+    problems = problems_of(view)
     view.goto(page.url)
     try:
         yield view
@@ -84,11 +73,11 @@ def tab(view, name):
 
 
 @pytest.mark.slow
-def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, tmp_path):
+def test_a_page_without_anything_says_how_to_begin(run_page, browser, camera, tmp_path):
     examples = [about.parent.name for about in ASSETS.glob("characters/*/about.yaml")]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "examples.json").write_text(json.dumps(examples))
-    with run_page("--worker", "none", "--device", "cpu") as page, opened(chromium, page, camera) as view:
+    with run_page("--worker", "none", "--device", "cpu") as page, opened(browser, page, camera) as view:
         expect(view.get_by_role("heading", name="Create your first character")).to_be_visible()
         camera.shoot(view, "characters-empty")
         tab(view, "Training")
@@ -104,10 +93,10 @@ def test_a_page_without_anything_says_how_to_begin(run_page, chromium, camera, t
 
 
 @pytest.mark.slow
-def test_from_photos_to_images(run_page, chromium, camera, photos):
+def test_from_photos_to_images(run_page, browser, camera, photos):
     with (
         run_page("--worker", "process", "--device", "cpu") as page,
-        opened(chromium, page, camera) as view,
+        opened(browser, page, camera) as view,
     ):
         make_character(view, photos)
         camera.shoot(view, "characters-filled")
@@ -208,7 +197,7 @@ def generate_with_the_lora(view, camera):
 
 
 @pytest.mark.slow
-def test_a_failure_is_told_in_words_with_buttons_that_mend_it(run_page, chromium, camera, tmp_path):
+def test_a_failure_is_told_in_words_with_buttons_that_mend_it(run_page, browser, camera, tmp_path):
     app = build(Settings(data_dir=tmp_path / "data", device="cpu"))
     nova = example(app.characters, ASSETS / "characters" / "nova")
     training = app.training.submit(character_id=nova.id, base_model="demo", preset="quick", overrides={})
@@ -224,7 +213,7 @@ def test_a_failure_is_told_in_words_with_buttons_that_mend_it(run_page, chromium
         app.queue.fail(claimed, JobError(code="out_of_memory", message=f"out of memory: {words}"))
     with (
         run_page("--worker", "none", "--device", "cpu") as page,
-        opened(chromium, page, camera) as view,
+        opened(browser, page, camera) as view,
     ):
         tab(view, "Training")
         expect(view.locator("#training-live .error")).to_contain_text("out of memory")

@@ -1,15 +1,11 @@
 """The page while the server of the job list is away."""
 
-import shutil
-
 import httpx
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.redis_servers import Server
-
-#: For a page that asks every few seconds, on a busy machine.
-PATIENCE_MS = 60_000
+from tests.ui.chromium import chromium, new_view
 
 
 @pytest.fixture
@@ -22,19 +18,16 @@ def server(tmp_path):
 @pytest.mark.slow
 def test_a_page_says_that_the_job_list_is_away_and_is_whole_when_it_is_back(run_page, server, monkeypatch):
     monkeypatch.setenv("ISENGARD_REDIS_URL", server.url)
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with run_page("--worker", "none", "--device", "cpu") as page, sync_playwright() as playwright:
+    with run_page("--worker", "none", "--device", "cpu") as page, chromium() as browser:
         server.kill()
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        view = browser.new_page(locale="en-US")
+        view = new_view(browser)
         view.goto(f"{page.url}/?tab=training")
         trouble, model = view.locator("#status .trouble"), view.get_by_label("Base model").first
-        expect(trouble).to_contain_text("cannot be reached", timeout=PATIENCE_MS)
+        expect(trouble).to_contain_text("cannot be reached")
         assert httpx.get(f"{page.url}/ready").status_code == 503
         assert httpx.get(f"{page.url}/health").status_code == 200
         server.start()
-        expect(trouble).to_be_hidden(timeout=PATIENCE_MS)
-        expect(model).to_have_value("Demo portraits", timeout=PATIENCE_MS)
+        expect(trouble).to_be_hidden()
+        expect(model).to_have_value("Demo portraits")
         assert "Traceback" not in page.end()[1]
-        expect(trouble).to_contain_text("no answer from Isengard", timeout=PATIENCE_MS)
-        browser.close()
+        expect(trouble).to_contain_text("no answer from Isengard")

@@ -1,11 +1,9 @@
 """A user sees which images look like the character, in Chromium; what was made is laid down beforehand."""
 
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
 from isengard.domain.generation import LocalLora
@@ -14,10 +12,10 @@ from isengard.domain.likeness import Likeness
 from isengard.services.examples import example
 from isengard.settings import ASSETS, Settings
 from isengard.wiring import build, images_of, loras_of
-from tests.ui.camera import DESK, Camera
+from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unmeasured_children")]
-PATIENCE_MS = 60_000
 
 
 def laid_down(data_dir):
@@ -67,18 +65,9 @@ def asked(app, source, *, strength, shares, **spec):
 def test_likeness_is_seen_sorted_by_and_what_was_left_out_comes_back(run_page, tmp_path):
     laid_down(tmp_path / "data")
     camera = Camera(tmp_path / "screenshots")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "the tests of the page need Chromium: apt-get install chromium"
-    expect.set_options(timeout=PATIENCE_MS)
-    with (
-        run_page("--worker", "none", "--device", "cpu") as page,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser,
-    ):
-        view = browser.new_page(viewport=DESK)
-        view.set_default_timeout(PATIENCE_MS)
-        see_and_sort(view, page, camera)
-        read_in_german(browser.new_page(viewport=DESK, locale="de-DE"), page)
+    with run_page("--worker", "none", "--device", "cpu") as page, chromium() as browser:
+        see_and_sort(new_view(browser), page, camera)
+        read_in_german(new_view(browser, locale="de-DE"), page)
     assert camera.problems == []
 
 
@@ -107,7 +96,7 @@ def choose(view, label):
 
 def read_in_german(view, page):
     view.goto(f"{page.url}?tab=image")
-    view.locator("#image:not([inert])").wait_for(timeout=PATIENCE_MS)
+    view.locator("#image:not([inert])").wait_for()
     expect(view.locator("#image-keep-best")).to_contain_text("Die ähnlichsten behalten")
     view.locator("#image-alike input").click()
     expect(view.get_by_role("option", name="Der Figur ähnlichste zuerst")).to_be_visible()

@@ -1,7 +1,6 @@
 """A page with a login, as browsers, programs and strangers meet it."""
 
 import re
-import shutil
 
 import gradio as gr
 import httpx
@@ -10,11 +9,12 @@ import typer
 from gradio.routes import App
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AuthenticationError
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from app import main
 from isengard.domain.users import hash_password
 from isengard.settings import ASSETS
+from tests.ui.chromium import chromium, new_view
 from tests.ui.conftest import running_page
 
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
@@ -90,10 +90,8 @@ def test_an_address_that_guesses_waits_and_another_one_logs_in_meanwhile(page):
 
 
 def test_a_browser_logs_in_stays_so_and_logs_out(page):
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        view = browser.new_page(locale="en-US")
+    with chromium() as browser:
+        view = new_view(browser)
         problems = []
         view.on("pageerror", lambda error: problems.append(str(error)))
         view.goto(f"{page.url}/?tab=image")
@@ -105,14 +103,13 @@ def test_a_browser_logs_in_stays_so_and_logs_out(page):
         view.get_by_label("Password").fill(ANNA[1])
         view.get_by_role("button", name="Log in").click()
         tab = view.get_by_role("tab", name="Image", exact=True).first
-        expect(tab).to_have_attribute("aria-selected", "true", timeout=20_000)
+        expect(tab).to_have_attribute("aria-selected", "true")
         view.reload()
-        expect(tab).to_be_visible(timeout=20_000)
+        expect(tab).to_be_visible()
         view.get_by_role("button", name="Log out").click()
-        expect(view.get_by_label("Password")).to_be_visible(timeout=20_000)
+        expect(view.get_by_label("Password")).to_be_visible()
         assert view.goto(page.url).status == 401
         assert problems == []
-        browser.close()
 
 
 def test_a_public_page_without_a_login_does_not_start_and_offers_one(tmp_path, capsys):

@@ -6,7 +6,7 @@ import shutil
 import gradio as gr
 import pytest
 import yaml
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.model import ModelCard
 from isengard.errors import Conflict
@@ -24,6 +24,7 @@ from tabs.training_view import View
 from tests.fake_hub import FakeHub
 from tests.tiny_app import tiny_app
 from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view
 from tests.ui.conftest import running_page
 
 TOKEN = "hf_" + "good" * 3
@@ -220,32 +221,28 @@ def view(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     hub.pause_s = 0.02
-    with running_page(tmp_path / "data", "--worker", "none") as page, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
-        view.set_default_timeout(20_000)
-        view.on("dialog", lambda dialog: dialog.accept())
+    with running_page(tmp_path / "data", "--worker", "none") as page, chromium() as browser:
+        view = new_view(browser)
         view.goto(f"{page.url}/?tab=training")
         yield view
-        browser.close()
 
 
 def test_a_gated_model_is_fetched_checked_and_removed_in_the_page(view, tmp_path):
     view.get_by_role("button", name="Base models").click()
     far = view.locator('#training-models li[data-model="far"]')
     far.get_by_role("button", name="Download").click()
-    expect(far.locator(".error")).to_contain_text("acme/tiny wants a token", timeout=20_000)
+    expect(far.locator(".error")).to_contain_text("acme/tiny wants a token")
     view.locator("#training-models input[type=password]").fill(TOKEN)
     view.get_by_role("button", name="Try and keep").click()
-    expect(view.locator("#models-answer textarea")).to_have_value(re.compile("All is well"), timeout=10_000)
+    expect(view.locator("#models-answer textarea")).to_have_value(re.compile("All is well"))
     far.get_by_role("button", name="Download").click()
-    expect(far.locator(".figures")).to_contain_text("MB/s", timeout=20_000)
+    expect(far.locator(".figures")).to_contain_text("MB/s")
     view.reload()
     view.get_by_role("button", name="Base models").click()
-    expect(far.locator(".badge")).to_have_text("Ready", timeout=30_000)
+    expect(far.locator(".badge")).to_have_text("Ready")
     assert TOKEN not in view.content()
     camera = Camera(tmp_path / "screenshots")
     camera.shoot(view, "models")
     assert camera.problems == []
     far.get_by_role("button", name="Remove").click()
-    expect(far.locator(".badge")).to_have_text("Not here", timeout=10_000)
+    expect(far.locator(".badge")).to_have_text("Not here")

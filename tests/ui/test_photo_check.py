@@ -1,11 +1,10 @@
 """The doctor of photos in the characters tab: what it shows, what its buttons do, and all of it in Chromium."""
 
 import re
-import shutil
 import threading
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.doctor import Examination, Finding, FindingKind, Fix, FixKind, SetFacts
 from isengard.domain.identity import Box, ScorerKind
@@ -18,6 +17,7 @@ from tabs.characters_doctor import Doctor
 from tabs.common import WEB, words
 from tabs.pictures import Pictures
 from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view, problems_of
 from tests.ui.conftest import running_page
 from tests.unit.character_pictures import encoded, picture, write
 
@@ -233,19 +233,13 @@ def test_photos_are_checked_and_put_right_in_the_page(app, mira, tmp_path):
     ).model_copy(update={"photos": tuple(images)})
     data = app.settings.data_dir
     write(data / "cache" / "examinations", "mira.json", known.model_dump_json().encode())
-    with running_page(data, "--worker", "none", "--device", "cpu") as page, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
-        problems = []
-        view.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        view.on("pageerror", lambda error: problems.append(str(error)))
-        view.set_default_timeout(20_000)
-        expect.set_options(timeout=20_000)
+    with running_page(data, "--worker", "none", "--device", "cpu") as page, chromium() as browser:
+        view = new_view(browser)
+        problems = problems_of(view)
         camera = Camera(tmp_path / "screenshots")
         put_right(page, view, camera, app, mira)
         check_again(view, app, images)
         german(browser, page)
-        browser.close()
     assert problems == []
     assert camera.problems == []
 
@@ -294,7 +288,7 @@ def check_again(view, app, images):
 
 
 def german(browser, page):
-    view = browser.new_page(locale="de-DE")
+    view = new_view(browser, locale="de-DE")
     view.goto(f"{page.url}/?tab=characters&character=mira")
     part = view.locator("#characters-doctor")
     expect(part.get_by_role("button", name="Noch einmal prüfen")).to_be_visible()

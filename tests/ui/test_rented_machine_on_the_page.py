@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.job import JobError, JobKind, Lane, Phase, Progress
 from isengard.services.pod import ANNOUNCED_S, MENTIONED_S, IdleWatch
@@ -23,8 +23,8 @@ from tabs.pictures import Pictures
 from tabs.status import looker
 from tabs.theme import theme
 from tests.clock import Clock
+from tests.ui.chromium import PATIENCE_MS, chromium
 
-PATIENCE_MS = 60_000
 STOPS_AFTER_S = 3600.0
 #: A folder that the end of a pod would wipe.
 MEMORY = Path("/dev/shm")  # noqa: S108
@@ -152,11 +152,8 @@ def served(rented):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        expect.set_options(timeout=PATIENCE_MS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Three worker processes on one machine, and a page that shows what each of them does, also after it was started anew."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.memory import Kind, Machine
 from isengard.domain.worker import GIB, WorkerState
@@ -17,7 +16,8 @@ from isengard.queue.redis import RedisQueue
 from isengard.settings import ROOT
 from tests.redis_servers import Server
 from tests.tiny_app import submit_training, tiny_app
-from tests.ui.camera import DESK, Camera
+from tests.ui.camera import Camera
+from tests.ui.chromium import PATIENCE_MS, chromium, new_view
 from tests.ui.conftest import running_page
 
 pytestmark = pytest.mark.usefixtures("unmeasured_children")
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("unmeasured_children")
 PODS = ("pod-a", "pod-b", "pod-c")
 #: More steps than are made before the end of the test.
 LONG = {"steps": 4000, "save_every": 4000, "sample_every": 0, "validate_every": 0}
-PATIENCE_MS = 120_000
 
 
 @pytest.fixture
@@ -79,14 +78,8 @@ def opened(app, view):
 
 @pytest.fixture
 def view():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        view = browser.new_page(viewport=DESK, locale="en-US")
-        view.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        view.on("dialog", lambda dialog: dialog.accept())
-        yield view
-        browser.close()
+    with chromium() as browser:
+        yield new_view(browser)
 
 
 def announce_one_that_died(server):

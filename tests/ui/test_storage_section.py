@@ -3,12 +3,11 @@
 import asyncio
 import os
 import re
-import shutil
 import time
 
 import gradio as gr
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from isengard.domain.job import JobError, JobStatus
 from isengard.domain.storage import DAY_S, Part, Policy
@@ -24,6 +23,7 @@ from tabs.training_setup import Choice
 from tabs.training_view import View
 from tests.tiny_app import submit_training, tiny_app
 from tests.ui.camera import Camera
+from tests.ui.chromium import chromium, new_view
 from tests.ui.conftest import running_page
 
 
@@ -183,11 +183,8 @@ def test_the_disk_is_cleaned_in_the_page(tmp_path):
     upload.parent.mkdir(parents=True)
     upload.touch()
     os.utime(upload, (time.time() - 9 * DAY_S,) * 2)
-    with running_page(data, "--worker", "none") as page, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
-        view.set_default_timeout(20_000)
-        view.on("dialog", lambda dialog: dialog.accept())
+    with running_page(data, "--worker", "none") as page, chromium() as browser:
+        view = new_view(browser)
         view.goto(f"{page.url}/?tab=training")
         view.get_by_role("button", name="Storage").click()
         section = view.locator("#training-storage")
@@ -208,4 +205,3 @@ def test_the_disk_is_cleaned_in_the_page(tmp_path):
         expect(section.locator(".parts")).not_to_contain_text("Trash")
         assert not gone.exists()
         assert [path.name for path in (data / "runs" / run / "checkpoints").iterdir()] == ["step-00000020"]
-        browser.close()

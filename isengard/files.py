@@ -24,7 +24,8 @@ def checked(check: Callable[[], None]) -> Iterator[None]:
     """Inside the block nothing takes its place and nothing is swept away before ``check`` was asked; it may raise.
 
     A process can be stopped at any instruction, and wake when another one does its work: it must not write over that.
-    What stays is the moment between the answer and the rename, some microseconds.
+    What stays is the moment between the answer and the rename, some microseconds. Who takes the work over sweeps away what
+    the former owner had not finished: a rename that is held up in that moment finds nothing to move.
     """
     token = _check.set(check)
     try:
@@ -67,11 +68,11 @@ def alone(lock: FileLock, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary name beside ``path``; a file or folder written there takes its place when the block ends.
 
-    The content is on disk (fsync) before the rename, and the rename before this returns. When the block raises,
-    ``path`` stays as it was and nothing else is left.
+    The content is on disk (fsync) before the rename, and the rename before this returns; not so when it need not be
+    ``durable``, to survive a power cut. When the block raises, ``path`` stays as it was and nothing else is left.
 
     Raises:
         DiskFull: instead of the OSError.
@@ -79,17 +80,22 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, former = (path.with_name(f"{path.name}{PARTIAL}{uuid.uuid4().hex[:8]}") for _ in range(2))
     try:
         with disk_full_as_error(path):
+            check_now()  # the folder may be gone for good
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            check_now()  # the next owner may have swept it away
-            _fsync_tree(temporary)
+            if durable:
+                _fsync_tree(temporary)
             is_folder = path.is_dir()
             check_now()
             if is_folder:
                 path.rename(former)
             temporary.replace(path)
-            _fsync(path.parent)
+            if durable:
+                _fsync(path.parent)
             _discard(former)  # what is still read of it on a network file system may stay, for `sweep`
+    except FileNotFoundError:
+        check_now()  # the next owner may have swept it away
+        raise
     finally:
         _discard(temporary)
 

@@ -11,7 +11,7 @@ from isengard.domain.job import Job, Phase, Progress, Requests
 from isengard.domain.likeness import surplus, worth
 from isengard.engines.base import ImageGenerator, Report
 from isengard.errors import NotFound
-from isengard.files import sweep
+from isengard.files import check_now, sweep
 from isengard.handlers.likeness import Likenesses
 from isengard.handlers.memory import MemoryBook
 from isengard.handlers.room import watching
@@ -53,8 +53,11 @@ def generate_images(  # noqa: PLR0913  # each is a collaborator
     left_out = images.trashed(job.id) if spec.keep_best else ()
     done = max((one.record.index + 1 for one in (*saved, *left_out)), default=0)
     preview = runs_dir / job.id / PREVIEW
-    if job.attempt > 1:  # a killed worker may have left one unfinished
+    if (
+        job.attempt > 1
+    ):  # a killed worker may have left something unfinished, and a stopped one may be about to move it
         images.sweep(job.id)
+        sweep(preview.parent, PREVIEW)
     if done < spec.count:
         rest = spec.model_copy(update={"seed": (spec.seed + done) % 2**32, "count": spec.count - done})
         room.check_images(rest, job=job.id, begins=True)
@@ -76,6 +79,7 @@ def generate_images(  # noqa: PLR0913  # each is a collaborator
                 )
                 for one in made
             ]
+    check_now()
     preview.unlink(missing_ok=True)
     sweep(preview.parent, PREVIEW)
     with suppress(OSError):  # it has something else in it, or never was

@@ -32,7 +32,7 @@ from isengard.domain.generation import (
 from isengard.domain.likeness import Likeness
 from isengard.domain.lora import Lora
 from isengard.errors import ImageRefused, InvalidSpec, NotFound
-from isengard.files import PARTIAL, Stamp, alone, replacing, stamp, sweep, write_text
+from isengard.files import PARTIAL, Stamp, alone, check_now, replacing, stamp, sweep, write_text
 from isengard.store.parameters import ORIGIN, read_parameters, write_parameters
 from isengard.store.png_text import read_texts
 
@@ -342,4 +342,5 @@ def _trash(path: Path, trash_dir: Path, now: float) -> None:
     trash_dir.mkdir(parents=True, exist_ok=True)
     while (target := trash_dir / f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{path.name}").exists():
         now += 1
+    check_now()
     path.rename(target)

@@ -1,6 +1,7 @@
 """A generation job run by its handler on the bundled model."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -8,8 +9,8 @@ from PIL import Image
 from isengard.domain.generation import ImageSpec
 from isengard.domain.model import Family
 from isengard.engines.pipelines.preview import write_picture
-from isengard.errors import DiskFull, JobSuspended, JobYielded
-from isengard.files import PARTIAL
+from isengard.errors import DiskFull, JobSuspended, JobYielded, LeaseLost
+from isengard.files import PARTIAL, checked
 from isengard.handlers import room as handlers_room
 from isengard.handlers.generation import generate_images
 from isengard.handlers.memory import MemoryBook
@@ -197,3 +198,21 @@ def test_the_lora_is_used_and_named_in_the_image(submit, run, parts, tmp_path):
     assert saved.record.loras[0].name == "mira"
     assert len(saved.record.loras[0].hash) == 12
     assert saved.path.read_bytes() != parts["images"].get(f"{plain.id}-0").path.read_bytes()
+
+
+def test_who_has_lost_a_job_touches_no_preview_of_the_next_owner(submit, run, tmp_path):
+    def refuse():
+        raise LeaseLost("of another now")
+
+    job = submit(SPEC)
+    run(job)
+    preview = tmp_path / "runs" / job.id / "preview.png"
+    with checked(refuse), pytest.raises(LeaseLost):
+        write_picture(Image.new("RGB", (64, 64)), preview)
+    assert not preview.parent.exists()
+    preview.parent.mkdir(parents=True)
+    preview.write_text("of the next owner")
+    for late in (partial(write_picture, Image.new("RGB", (64, 64)), preview), partial(run, job)):
+        with checked(refuse), pytest.raises(LeaseLost):
+            late()
+    assert [path.read_text() for path in preview.parent.iterdir()] == ["of the next owner"]

@@ -1,10 +1,12 @@
+import contextvars
 import errno
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from isengard import files
-from isengard.errors import DiskFull, DiskReadOnly
+from isengard.errors import DiskFull, DiskReadOnly, LeaseLost
 
 
 def left_in(folder):
@@ -130,3 +132,54 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_else(tmp_path):
     (tmp_path / "keep.txt").write_text("whole")
     assert files.sweep(tmp_path) == 2
     assert left_in(tmp_path) == ["keep.txt"]
+
+
+def refuse():
+    raise LeaseLost("of another now")
+
+
+def test_nothing_takes_its_place_once_the_work_is_anothers(tmp_path):
+    with files.checked(refuse), pytest.raises(LeaseLost):
+        files.write_text(tmp_path / "gone" / "a.txt", "late")
+    assert left_in(tmp_path) == []
+
+
+def ask(*answers):
+    """A check that does one of these each time it is asked."""
+    rest = iter(answers)
+    return lambda: next(rest)()
+
+
+def allow():
+    pass
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_anothers_when_it_is_written_leaves_nothing(tmp_path, durable):
+    files.write_text(tmp_path / "a.txt", "of the next owner")
+    with (
+        files.checked(ask(allow, refuse)),
+        pytest.raises(LeaseLost),
+        files.replacing(tmp_path / "a.txt", durable=durable) as path,
+    ):
+        path.write_text("late")
+    assert left_in(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "of the next owner"
+
+
+def test_what_the_next_owner_has_swept_away_is_not_a_missing_file(tmp_path):
+    with files.checked(ask(allow, refuse)), pytest.raises(LeaseLost), files.replacing(tmp_path / "a.txt"):
+        pass  # nothing is there to take its place
+
+
+def test_a_rename_held_up_until_the_next_owner_has_swept_finds_nothing_to_move(tmp_path):
+    files.write_text(tmp_path / "a.txt", "of the next owner")
+    taken_over = partial(files.sweep, tmp_path)
+    with (
+        files.checked(ask(allow, lambda: contextvars.Context().run(taken_over), refuse)),
+        pytest.raises(LeaseLost),
+        files.replacing(tmp_path / "a.txt") as path,
+    ):
+        path.write_text("late")
+    assert left_in(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "of the next owner"

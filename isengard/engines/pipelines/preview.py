@@ -4,7 +4,6 @@ A VAE's latents hold their colours almost linearly. The factors are fitted once 
 pictures, and least squares finds the matrix from latent channels to the mean colour of the 8 x 8 pixels below them.
 """
 
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from PIL import Image
 from torch import Tensor
 
-from isengard.files import PARTIAL
+from isengard.files import replacing
 
 SIDE = 128
 LONGEST = 256
@@ -42,12 +41,8 @@ def picture(latents: Tensor, factors: Tensor) -> Image.Image:
 
 def write_picture(image: Image.Image, path: Path) -> None:
     """Replace the file at once, without waiting for the disk: a preview need not survive a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f"{path.name}{PARTIAL}{secrets.token_hex(4)}"
-    )  # a job's former owner may write, too
-    image.save(temporary, "PNG", compress_level=1)
-    temporary.replace(path)
+    with replacing(path, durable=False) as temporary:
+        image.save(temporary, "PNG", compress_level=1)
 
 
 def _pictures() -> Tensor:

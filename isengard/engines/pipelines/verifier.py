@@ -16,7 +16,7 @@ from isengard.engines.base import ImageGenerator, Report, Verification
 from isengard.engines.lora_format import read_pairs
 from isengard.engines.lora_keys import Pairs
 from isengard.errors import LoraRefused, VerificationFailed
-from isengard.files import replacing
+from isengard.files import check_now, replacing
 
 SEED = 42
 
@@ -75,6 +75,7 @@ class PipelineVerifier:
                 spec=spec, prompt=spec.prompt, model=model, loras=loras, preview=preview, report=report
             )
         finally:
+            check_now()  # the next owner has one by this name
             preview.unlink(missing_ok=True)
         with replacing(path) as temporary:
             made.image.save(temporary, "PNG")

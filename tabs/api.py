@@ -21,7 +21,11 @@ NAMES = (
     "create_character",
     "add_images",
     "caption_images",
+    "describe_images",
+    "examine_images",
     "train",
+    "compare_checkpoints",
+    "comparison",
     "generate",
     "job_status",
     "cancel_job",
@@ -29,7 +33,7 @@ NAMES = (
     "generate_video",
 )
 #: A program that only looks does not keep a rented machine awake.
-READS = ("job_status", "job_images")
+READS = ("job_status", "job_images", "comparison")
 
 
 def add(page: Page) -> None:
@@ -74,6 +78,22 @@ class Endpoints:
         """Give images a caption; [trigger] and [class] stand for the character's words. Returns how many changed."""
         return self._app.characters.caption_all(character, template, only_empty=only_empty)
 
+    def describe_images(
+        self,
+        request: gr.Request,
+        character: str,
+        captioner: str = "",
+        overwrite: bool = False,  # noqa: FBT001, FBT002
+    ) -> str:
+        """Enqueue captions by a model that looks at the images; without a name, the first that is here. Returns the job's id."""
+        make = partial(self._app.captioning.submit, character, captioner=captioner, overwrite=overwrite)
+        return self._app.admission.submit(asked_by(request), make).id
+
+    def examine_images(self, request: gr.Request, character: str) -> dict[str, Any]:
+        """Look at each image, and change nothing. Returns the findings, each with a number and its limit, and facts of the set."""
+        self._app.admission.count(Asked.JOBS, asked_by(request))
+        return self._app.doctor.examine(character).model_dump(mode="json", include={"findings", "facts"})
+
     def train(
         self,
         request: gr.Request,
@@ -92,6 +112,25 @@ class Endpoints:
         )
         return self._app.admission.submit(asked_by(request), make).id
 
+    def compare_checkpoints(
+        self, request: gr.Request, training: str, overrides: dict[str, Any] | None = None
+    ) -> str:
+        """Enqueue a comparison of a training's checkpoints. ``overrides`` are fields of its spec. Returns the job's id."""
+        service = self._app.comparison
+        make = lambda: service.submit(service.plan(training, **(overrides or {})))  # noqa: E731
+        return self._app.admission.submit(asked_by(request), make).id
+
+    def comparison(self, training: str) -> dict[str, Any] | None:
+        """What is known so far: a score for each checkpoint and strength, and which is recommended, or why none is.
+
+        Returns None before the first was tested. The images of what is recommended: generate(loras=[{"lora": ID, **recommended}]).
+        """
+        self._app.jobs.get(training)
+        found = self._app.comparison.of_run(training)
+        return (
+            None if found is None else {"complete": found.complete, **found.verdict.model_dump(mode="json")}
+        )
+
     def generate(
         self,
         request: gr.Request,
@@ -100,7 +139,7 @@ class Endpoints:
         loras: list[dict[str, Any]] | None = None,
         options: dict[str, Any] | None = None,
     ) -> str:
-        """Enqueue images. ``loras``: [{"lora": id, "strength": 1.0}]; ``options``: further fields of the image spec. Returns the job's id."""
+        """Enqueue images. ``loras``: [{"lora": id, "strength": 1.0, "step": a checkpoint's}]; ``options``: further fields of the image spec. Returns the job's id."""
         given = {"prompt": prompt, "base_model": base_model, "loras": loras or [], **(options or {})}
         images = self._app.images
         return self._app.admission.submit(

@@ -52,7 +52,7 @@ class ComparisonService:
         self._planning, self._room = planning, room
         self._made_with, self._check_model = made_with, check_model
 
-    def plan(self, run: str, **overrides: Any) -> ComparisonSpec:
+    def plan(self, run: str, /, **overrides: Any) -> ComparisonSpec:
         """The comparison of a training's checkpoints, without starting anything.
 
         ``overrides``: fields of the spec; prompts may hold ``[trigger]`` and ``[class]``.
@@ -86,6 +86,8 @@ class ComparisonService:
                 for prompt in given["prompts"]
             ]
         spec = validated(ComparisonSpec, given)
+        if spec.run != run:
+            raise InvalidSpec(f"run: it is the training {run!r} that is compared, and not {spec.run!r}")
         if gone := sorted(set(spec.steps) - set(steps)):
             raise InvalidSpec(f"steps: {gone} have no checkpoint (there are: {', '.join(map(str, steps))})")
         return spec

@@ -15,6 +15,7 @@ from isengard.settings import ASSETS, ROOT
 from tabs.api import NAMES
 
 PICTURE = ASSETS / "characters" / "nova" / "01.png"
+PLACES = ("at the sea", "in a garden", "in a room", "in the snow")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,8 @@ def test_a_character_a_training_and_images_through_the_api(client):
     assert (taken["filename"], taken["added"], not_taken["added"]) == ("01.png", True, False)
     assert "no picture can be read" in not_taken["reason"]
     assert client.predict(character["id"], "a portrait of [trigger]", api_name="/caption_images") == 1
+    examined = client.predict(character["id"], api_name="/examine_images")
+    assert (examined["facts"]["photos"], examined["findings"][-1]["kind"]) == (1, "few_photos")
     training = client.predict(character["id"], api_name="/train")
     assert client.predict(training, api_name="/job_status")["status"] == "queued"
     assert client.predict(training, api_name="/cancel_job")["status"] == "cancelled"
@@ -96,6 +99,21 @@ def follow(client, job, until, seconds=240):
         assert now["status"] != "failed", now
         time.sleep(0.3)
     return now
+
+
+def compared_with_the_base_model(client, lora):
+    """The one checkpoint there is, by few pictures; an image of the test's own with it."""
+    assert client.predict(lora, api_name="/comparison") is None
+    few = {"prompts": [f"[trigger] [class] {place}" for place in PLACES], "num_inference_steps": 2}
+    job = client.predict(lora, overrides=few | {"strengths": [1]}, api_name="/compare_checkpoints")
+    follow(client, job, lambda job: job["status"] == "succeeded")
+    found = client.predict(lora, api_name="/comparison")
+    assert found["complete"]
+    assert [score["candidate"] for score in found["scores"]] == [{"step": 8, "strength": 1.0}]
+    asked = client.predict(
+        "smiling", loras=[{"lora": lora, **found["scores"][0]["candidate"]}], api_name="/generate"
+    )
+    assert client.predict(asked, api_name="/cancel_job")["status"] in ("running", "cancelled")
 
 
 @pytest.mark.slow
@@ -116,6 +134,7 @@ def test_a_real_training_and_its_image_without_a_browser_and_a_page_that_ends_in
         (image,) = client.predict(made, api_name="/job_images")
         with Image.open(image) as opened:
             assert opened.size == (128, 128)
+        compared_with_the_base_model(client, lora)
 
         overrides = {"steps": 5000, "save_every": 5000, "sample_every": 0, "validate_every": 0}
         long = client.predict(character, overrides=overrides, api_name="/train")
@@ -148,6 +167,10 @@ def test_a_path_of_the_server_is_no_upload(client):
         ("/cancel_job", ["nobody"], "not_found"),
         ("/job_images", ["../../etc"], "not_found"),
         ("/train", ["nobody"], "not_found"),
+        ("/describe_images", ["nobody"], "not_found"),
+        ("/examine_images", ["../nobody"], "not_found"),
+        ("/compare_checkpoints", ["nobody"], "not_found"),
+        ("/comparison", ["../nobody"], "not_found"),
         ("/add_images", ["../nobody", []], "not_found"),
         ("/create_character", [""], "invalid_spec"),
         ("/generate", ["a person", "no-such-model"], "not_found"),

@@ -111,6 +111,13 @@ def test_a_step_without_a_checkpoint_is_named(app, run):
         app.comparison.plan(run, steps=[4, 5])
 
 
+def test_another_training_than_the_one_that_is_asked_for_is_refused(app, run):
+    with pytest.raises(
+        InvalidSpec, match=f"run: it is the training '{run}' that is compared, and not 'other'"
+    ):
+        app.comparison.plan(run, run="other")
+
+
 def test_images_cannot_be_compared(app):
     image = app.images.submit(app.images.plan(overrides={"base_model": "tiny", "prompt": "a"}))
     with pytest.raises(InvalidSpec, match="is no training"):

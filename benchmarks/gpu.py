@@ -199,7 +199,7 @@ def about_the_device() -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
-    side, rounds = (8192, 20) if on_gpu else (1024, 3)
+    side, rounds = (8192, 20) if on_gpu else (256, 3)
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         a @ b

@@ -284,7 +284,12 @@ class Worker:
         """What to tell the queue.
 
         A job that lacks room on the disk waits for the user, and one whose files went away for them, or for another machine.
+        One that had to ask the queue while it was away is done again.
         """
+        if isinstance(error, QueueUnavailable):
+            log.warning("job released", extra={"reason": str(error)})
+            time.sleep(TRY_AGAIN_S)
+            return partial(self._queue.release, job, reason=str(error))
         if isinstance(error, DiskFull | JobSuspended) or is_full(error):
             known = isinstance(error, DiskFull | JobSuspended)
             reason = str(error) if known else f"the disk is full ({error}); free some space, then resume this"

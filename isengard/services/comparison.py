@@ -13,7 +13,7 @@ from isengard.domain.generation import ImageSpec
 from isengard.domain.job import Job, JobKind, JobStatus, Lane
 from isengard.domain.model import ModelCard
 from isengard.domain.training import TrainingSpec
-from isengard.errors import Conflict, InvalidSpec, IsengardError, NotFound
+from isengard.errors import Conflict, InvalidSpec, IsengardError, NotFound, QueueUnavailable
 from isengard.queue.base import JobQueue
 from isengard.services.characters import CharacterService
 from isengard.services.likeness import LikenessService
@@ -126,9 +126,14 @@ class ComparisonService:
         )
 
     def after_training(self, run: str) -> None:
-        """Enqueue the usual comparison, once however often the training is delivered. What hinders it is logged."""
+        """Enqueue the usual comparison, once however often the training is delivered. What hinders it is logged.
+
+        Raises: QueueUnavailable.
+        """
         try:
             self.submit(self.plan(run), job_id=f"{run}-comparison")
+        except QueueUnavailable:
+            raise
         except IsengardError as error:
             log.warning("checkpoints are not compared", extra={"run": run, "reason": str(error)})
 

@@ -7,7 +7,7 @@ from isengard.domain.comparison import PROMPTS, Comparison, ComparisonSpec, spre
 from isengard.domain.evaluation import Candidate, Reference, Shot, Verdict
 from isengard.domain.identity import ScorerKind
 from isengard.domain.job import JobKind, JobStatus, Lane, Phase, Progress
-from isengard.errors import Conflict, DiskFull, InvalidSpec, NotFound
+from isengard.errors import Conflict, DiskFull, InvalidSpec, NotFound, QueueUnavailable
 from isengard.services.comparison import read_payload
 from isengard.services.notices import message
 from isengard.services.room import Room
@@ -183,6 +183,15 @@ def test_a_training_that_asked_for_it_is_compared_once_however_often_it_ends(app
     app.comparison.after_training(run)
     app.comparison.after_training(run)
     assert [job.id for job in app.jobs.jobs(kinds=[JobKind.EVALUATE_CHECKPOINTS])] == [f"{run}-comparison"]
+
+
+def test_a_training_whose_comparison_cannot_be_written_down_now_is_not_done(app, run, monkeypatch):
+    def away(*_, **__):
+        raise QueueUnavailable("the server is away")
+
+    monkeypatch.setattr(app.queue, "enqueue", away)
+    with pytest.raises(QueueUnavailable):
+        app.comparison.after_training(run)
 
 
 def test_a_comparison_that_cannot_be_made_does_not_fail_the_training(app, caplog):

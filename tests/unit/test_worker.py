@@ -8,6 +8,7 @@ import time
 import pytest
 
 from isengard import files, logs
+from isengard import worker as worker_module
 from isengard.domain.job import JobKind, JobStatus, Lane, Phase, Progress, Requests
 from isengard.errors import (
     DiskFull,
@@ -215,6 +216,24 @@ def test_a_job_whose_files_went_away_is_handed_back_and_none_is_claimed_until_th
     assert "the volume is not there any more" in [event.detail for event in queue.events(jobs[0].id)]
     away.clear()
     assert ours.run_one()
+
+
+def test_a_job_that_had_to_ask_a_queue_that_was_away_is_done_again_and_fails_not(queue, monkeypatch):
+    monkeypatch.setattr(worker_module, "TRY_AGAIN_S", 0.0)
+    answers = [QueueUnavailable("the server is away"), None]
+
+    def ask(job, report):
+        if error := answers.pop(0):
+            raise error
+        return {}
+
+    job = queue.enqueue(JobKind.TRAIN_LORA, {})
+    ours = worker(queue, ask)
+    assert ours.run_one()
+    assert queue.get(job.id).status is JobStatus.QUEUED
+    assert "the server is away" in [event.detail for event in queue.events(job.id)]
+    assert ours.run_one()
+    assert (queue.get(job.id).status, queue.get(job.id).attempt) == (JobStatus.SUCCEEDED, 1)
 
 
 def test_a_kind_of_job_nobody_knows_fails_and_the_worker_goes_on(queue):

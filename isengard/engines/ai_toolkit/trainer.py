@@ -23,7 +23,7 @@ from isengard.engines.native.milestones import Milestones
 from isengard.engines.native.progress import ProgressReporter
 from isengard.engines.native.trainer import memory_advice
 from isengard.errors import InvalidSpec, JobStopped
-from isengard.files import replacing
+from isengard.files import check_now, replacing
 
 NAME = "lora"
 
@@ -93,6 +93,7 @@ class AIToolkitTrainer:
                     on_item=progress.caching,
                 ):
                     self._go(toolkit, config, run, milestones)
+                check_now()
                 shutil.rmtree(own, ignore_errors=True)
                 return milestones.result(run)
         finally:
